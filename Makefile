@@ -1,0 +1,40 @@
+# `make demo` and `make test` do the whole set-up themselves: a virtual environment in $(VENV), stamped when complete.
+VENV ?= .venv
+PYTHON ?= python3
+RUN ?= runs/demo
+BIN := $(VENV)/bin
+READY := $(VENV)/.ok
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-slow check bench clean
+.DEFAULT_GOAL := test
+
+$(READY): pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(READY)  ## four workers learn together; figures in $(RUN)
+	@rm -rf $(RUN)
+	$(BIN)/dagrad run -n 4 --dir $(RUN) -- $(BIN)/python -m dagrad_bus.workers.digits --steps 300
+
+test: $(READY)  ## the fast tests
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(READY)  ## tests that start processes
+	$(BIN)/python -m pytest -q -m slow --timeout 120
+
+check: $(READY)  ## lint, format, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## accuracy against the synchronous reference; resumable
+	$(BIN)/python benchmarks/bench_accuracy.py
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

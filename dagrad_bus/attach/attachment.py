@@ -1,0 +1,253 @@
+"""``attach(model, optimizer)``: one line in a training loop.
+
+The optimizer's post-hook is one step boundary: mix what arrived, publish what changed, return. Nothing here waits for
+the network and no network trouble raises; only programmer errors do, and a peer group that trains another model.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Self, TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dagrad_bus.attach.exchange import Exchange, ExchangeState
+from dagrad_bus.attach.hooks import StepHooks, bare_optimizers
+from dagrad_bus.attach.port import Port, Silent
+from dagrad_bus.attach.replica import Replica
+from dagrad_bus.attach.rules import KINDS, Rule, make_rule, restore
+from dagrad_bus.attach.sampling import Sampler
+from dagrad_bus.errors import BusClosed, UsageError
+from dagrad_bus.settings import Settings, from_environment
+
+_log = logging.getLogger("dagrad_bus")
+STATE_VERSION = 1
+
+
+class AttachmentState(TypedDict, total=False):
+    """A checkpoint of the exchange: tensors, numbers and text only (loads with ``weights_only=True``)."""
+
+    version: int
+    step: int
+    rule: str
+    layout: str
+    tensors: dict[str, Tensor]
+    exchange: ExchangeState
+    rounding: Tensor
+
+
+class _Parts:
+    """What an attachment with peers consists of."""
+
+    def __init__(self, replica: Replica, settings: Settings, port: Port, clock: Callable[[], float]) -> None:
+        chosen = settings.exchange
+        self.replica = replica
+        kinds = KINDS[chosen.rule]
+        self.exchange = Exchange(replica.layout, chosen, port, kinds, clock, settings.link.max_frame)
+        self.rule: Rule = make_rule(chosen.rule, replica, self.exchange)
+        self.sampler = Sampler(replica.layout)
+
+
+class Attachment:
+    """A model attached to its peers; made by :func:`attach`."""
+
+    def __init__(self, settings: Settings, port: Port, parts: _Parts | None, optimizers: Sequence[Optimizer]) -> None:
+        self._settings = settings
+        self._port = port
+        self._parts = parts
+        self._pid = os.getpid()
+        self._closed = False
+        self._step = 0
+        before = parts.rule.before_step if parts is not None and parts.rule.needs_gradient else None
+        if before is not None and not optimizers:
+            raise UsageError("the gradient rule works inside optimizer.step(): pass the optimizer")
+        self._hooks = StepHooks(optimizers, self._merge if before else None, self.exchange) if optimizers else None
+
+    @property
+    def name(self) -> str:
+        """This worker's name in the run."""
+        return self._settings.name
+
+    @property
+    def index(self) -> int:
+        """Position of this worker in the launched list; 0 when alone."""
+        return self._settings.members.index(self.name) if self._settings.members else 0
+
+    @property
+    def count(self) -> int:
+        """How many workers were launched; 1 when alone."""
+        return max(1, len(self._settings.members))
+
+    @property
+    def step_count(self) -> int:
+        """Local steps so far, those before a restored checkpoint included."""
+        return self._step
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is nobody to exchange with."""
+        return self._parts is None
+
+    def exchange(self) -> None:
+        """Do one step boundary. The hooks call it; call it yourself only after ``attach(model, None)``.
+
+        Raises:
+            UsageError: the model was moved or replaced, or this is a forked child.
+            LayoutMismatch: the peers train another model.
+            BusClosed: the attachment was closed.
+        """
+        self._check()
+        self._step += 1
+        if self._parts is None:
+            return
+        with torch.no_grad():
+            self._parts.replica.check()
+            self._parts.exchange.tick()
+            self._parts.rule.after_step(self._step)
+            values = self._parts.sampler.at(self._step, self._parts.replica)
+        if values is not None:
+            self._port.sample(self._step, values)
+        self._parts.exchange.metrics.gauge("step", self._step)
+        self._port.note_step(self._step, self._parts.exchange.rate)
+
+    def _merge(self, scale: float) -> None:
+        self._check()
+        if self._parts is not None:
+            self._parts.replica.check()
+            self._parts.rule.before_step(scale)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise BusClosed("this attachment was closed: attach again to go on exchanging")
+        if os.getpid() != self._pid:
+            raise UsageError("the bus does not survive a fork: attach in the child, or start it by 'spawn'")
+        failure = self._port.failure()
+        if failure is not None:
+            raise failure
+
+    def log(self, **numbers: float) -> None:
+        """Record numbers beside the run's own: loss, accuracy, ... Scalar tensors are read (and waited for)."""
+        self._check()
+        self._port.log(**{name: float(number) for name, number in numbers.items()})
+
+    def metrics(self) -> Mapping[str, Mapping[str, object]]:
+        """Return a copy of all counters, gauges and histograms of this worker, the bus thread's included."""
+        return self._port.snapshot()
+
+    def state_dict(self) -> AttachmentState:
+        """Return what a checkpoint needs beside the model's and the optimizer's own state.
+
+        Save it together with them: the anchor belongs to the parameters of the same moment.
+        """
+        state: AttachmentState = {"version": STATE_VERSION, "step": self._step}
+        if self._parts is not None:
+            state["rule"] = self._settings.exchange.rule
+            state["layout"] = self._parts.replica.layout.digest.hex()
+            state["tensors"] = {name: tensor.clone() for name, tensor in self._parts.rule.tensors().items()}
+            state["exchange"] = self._parts.exchange.state_dict()
+            state["rounding"] = self._parts.replica.rounding_state()
+        return state
+
+    def load_state_dict(self, state: AttachmentState) -> None:
+        """Restore a checkpoint, after the model's own. One written alone restores the step count only.
+
+        Raises:
+            UsageError: it was written by another version, or for another model.
+        """
+        self._check()
+        if state.get("version") != STATE_VERSION:
+            raise UsageError(f"checkpoint version {state.get('version')}: this release reads {STATE_VERSION}")
+        if self._parts is not None:
+            layout = self._parts.replica.layout
+            if state.get("layout", layout.digest.hex()) != layout.digest.hex():
+                raise UsageError(f"the checkpoint has layout {state.get('layout')}, this model: {layout.describe()}")
+            same = state.get("rule") == self._settings.exchange.rule
+            restore(self._parts.rule, state.get("tensors", {}) if same else {})
+            if "exchange" in state:
+                self._parts.exchange.load_state_dict(state["exchange"])
+            if "rounding" in state:
+                self._parts.replica.set_rounding_state(state["rounding"])
+        self._step = state["step"]
+
+    def close(self) -> None:
+        """Remove the hooks and leave the bus; the model stays as it is. Twice is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._hooks is not None:
+            self._hooks.close()
+        if os.getpid() == self._pid:  # a forked child does not own the parent's sockets
+            self._port.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def attach(
+    model: nn.Module,
+    optimizer: object,
+    bus: Port | None = None,
+    *,
+    settings: Settings | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Attachment:
+    """Attach a model to its peers: from now on every ``optimizer.step()`` ends with an exchange.
+
+    The loop, the scheduler, the scaler, clipping, accumulation and ``torch.compile`` stay the user's. Call it after
+    the model is on its device; a model moved later must be attached again.
+
+    Args:
+        model: trainable parameters and persistent floating buffers are exchanged, frozen parameters are not.
+        optimizer: a torch optimizer, a wrapper around one, several (the exchange follows the last one's step), or
+            None, in which case the caller calls :meth:`Attachment.exchange` after each step.
+        bus: a running bus; None starts one from the settings, or none at all where there are no peers.
+        settings: None reads ``DAGRAD_*`` from the environment.
+        clock: monotonic seconds.
+
+    Raises:
+        UsageError: a model or optimizer that cannot be attached; the message says what to do.
+        SettingsError: settings out of range.
+        StartError: the bus could not start.
+    """
+    optimizers = [] if optimizer is None else bare_optimizers(optimizer)
+    chosen = settings if settings is not None else from_environment(os.environ)
+    if bus is None and chosen.is_alone:
+        _log.info("dagrad-bus: no peers configured, %s trains alone", chosen.name)
+        return Attachment(chosen, Silent(), None, optimizers)
+    _warn_about_world(os.environ)
+    if chosen.exchange.rule == "gradient" and len(optimizers) != 1:
+        raise UsageError(f"the gradient rule needs exactly one optimizer, not {len(optimizers)}: use the state rule")
+    replica = Replica(model, optimizers, chosen.exchange.block, chosen.exchange.seed)
+    port = bus if bus is not None else _start(chosen, replica)
+    _log.info("dagrad-bus: %s attached, %s", chosen.name, replica.describe())
+    return Attachment(chosen, port, _Parts(replica, chosen, port, clock), optimizers)
+
+
+def _start(settings: Settings, replica: Replica) -> Port:
+    from dagrad_bus.handoff import BusThread  # starts sockets and a thread: only where there are peers
+
+    return BusThread(settings, replica.layout)
+
+
+def _warn_about_world(environ: Mapping[str, str]) -> None:
+    world = environ.get("WORLD_SIZE", "1")
+    if world.isdigit() and int(world) > 1:
+        warnings.warn(
+            f"WORLD_SIZE is {world}: dagrad-bus replaces DistributedDataParallel; attach plain replicas, "
+            "each of which holds the whole model",
+            stacklevel=3,
+        )

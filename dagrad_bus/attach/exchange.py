@@ -1,0 +1,274 @@
+"""One step boundary, the part that is the same for every rule: links, ages, frames, metrics.
+
+An :class:`Exchange` reads the port once a step (:meth:`receive`), says what a frame may hold and to whom it goes
+(:meth:`plan`), and hands it over (:meth:`ship`). What the values mean is the rule's affair. It touches no tensor and
+never waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dagrad_bus.attach.port import Port
+from dagrad_bus.blocks import Layout, Stripe, frame_budget
+from dagrad_bus.book import Book
+from dagrad_bus.codec import Value, fits_f16, from_wire, to_wire
+from dagrad_bus.events import Arrival, LinkState, Outcome, Outgoing, Selection
+from dagrad_bus.ids import JobId, NodeId, Step
+from dagrad_bus.mixing import AgeTracker, StepClock, Version, arrival_age, discount, version_weight
+from dagrad_bus.peers import RandomChoice
+from dagrad_bus.settings import ExchangeSettings
+from dagrad_bus.wire import Kind
+
+INTEGER_PERIOD = 256
+"""Every so many exchanges the integer buffers travel instead of a frame of values."""
+FRAME_OVERHEAD = 8
+"""Bytes a block that index and scale may take, at most."""
+VALUES = {"f32": Value.F32, "f16": Value.F16, "bf16": Value.BF16, "int8": Value.INT8}
+WIDTHS = {"f32": 4, "f16": 2, "bf16": 2, "int8": 1}
+
+Indices = NDArray[np.int64]
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A frame to be filled."""
+
+    ready: tuple[NodeId, ...]
+    """Links that get it."""
+    selected: tuple[NodeId, ...]
+    """Links it is meant for, the ready ones included."""
+    budget: int
+    """Blocks it may hold."""
+    stripe: Stripe
+    dirty: Indices
+    """Repeats, none of them in the stripe."""
+    integers: bool
+    """Whether it is the integer buffers' turn."""
+
+    def forced(self) -> Indices:
+        """Return stripe and dirty blocks, distinct, rising."""
+        return np.sort(np.concatenate([self.stripe.indices(), self.dirty]))
+
+
+class ExchangeState(TypedDict):
+    """What a checkpoint keeps of an exchange."""
+
+    frontier: int
+    exchanges: int
+    jobs: int
+    tau: float
+    peers: dict[str, object]
+
+
+class Exchange:
+    """Plans and ships the frames of one worker.
+
+    Args:
+        layout: of the replica.
+        settings: density, ages, wire type, seed.
+        port: the bus.
+        kinds: frame kinds that the rule mixes; others are dropped and counted.
+        clock: monotonic seconds.
+        max_frame: bytes of a payload at most.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        settings: ExchangeSettings,
+        port: Port,
+        kinds: frozenset[Kind],
+        clock: Callable[[], float],
+        max_frame: int = 8 << 20,
+    ) -> None:
+        self.settings = settings
+        self.metrics = port.metrics
+        self._layout = layout
+        self._port = port
+        self._kinds = kinds
+        self._clock = clock
+        self._book = Book(layout.blocks)
+        self._ages = AgeTracker(settings.tau)
+        self._steps = StepClock()
+        self._rng = np.random.default_rng([settings.seed, int.from_bytes(layout.digest, "little")])
+        self._choice = RandomChoice(self._rng)
+        total, self._stripe_size = frame_budget(settings.density, layout.blocks, settings.refresh)
+        self._budget = max(1, min(total, max_frame // (layout.block * WIDTHS[settings.wire] + FRAME_OVERHEAD)))
+        self._stripe_size = min(self._stripe_size, self._budget)
+        self._links: tuple[LinkState, ...] = ()
+        self._integers: list[Arrival] = []
+        self._exchanges = 0
+        self._jobs = 0
+
+    @property
+    def tau(self) -> float:
+        """The age in steps up to which a version counts fully."""
+        return self._ages.tau
+
+    @property
+    def rate(self) -> float:
+        """Own steps a second; 0 before the second step."""
+        return self._steps.rate
+
+    @property
+    def budget(self) -> int:
+        """Blocks of one frame."""
+        return self._budget
+
+    def tick(self) -> None:
+        """Note that a local step has ended."""
+        self._steps.tick(self._clock())
+
+    def receive(self) -> list[Version]:
+        """Swap out what waits at the port: enter outcomes, weigh the arrivals that the rule mixes, oldest first."""
+        view = self._port.view()
+        self._links = tuple(sorted(view.links, key=lambda link: link.peer))
+        self._book.sync(view.links)
+        for outcome in view.outcomes:
+            self._book.resolved(outcome)
+        arrivals = [arrival for arrival in view.arrivals if self._admit(arrival)]
+        now = self._clock()
+        ages = [arrival_age(arrival, now, self.rate) for arrival in arrivals]
+        self._ages.observe(ages)
+        for age in ages:
+            self.metrics.observe("age_steps", age)
+        self.metrics.gauge("tau", self.tau)
+        self.metrics.gauge("peers", len(self._links))
+        self.metrics.gauge("blocks_owed", self._book.dirty_count)
+        return [self._weigh(arrival, age) for arrival, age in zip(arrivals, ages, strict=True)]
+
+    def _admit(self, arrival: Arrival) -> bool:
+        """Whether the rule mixes this frame; integer frames are set apart, others counted as dropped."""
+        indices, values = arrival.selection.indices, arrival.selection.values
+        first = self._layout.blocks if arrival.value_type is Value.I64 else 0
+        last = first + self._layout.integer_blocks if first else self._layout.blocks
+        shaped = values.shape == (len(indices), self._layout.block)
+        if not shaped or not len(indices) or indices[0] < first or indices[-1] >= last:
+            self.metrics.count("frames_dropped.layout")
+            return False
+        if arrival.kind not in self._kinds:
+            self.metrics.count("frames_dropped.kind")
+            return False
+        if first:
+            self._integers.append(arrival)
+        return not first
+
+    def _weigh(self, arrival: Arrival, age: float) -> Version:
+        settings = self.settings
+        if arrival.kind is Kind.GRADIENT:
+            weight = discount(age, self.tau, settings.age_power)
+        else:
+            weight = version_weight(settings.w0, age, self.tau, settings.age_power)
+        return Version(arrival.selection.indices, np.asarray(arrival.selection.values, np.float32), weight)
+
+    def take_integers(self) -> list[Selection]:
+        """Return the integer frames received since the last call."""
+        taken, self._integers = self._integers, []
+        return [arrival.selection for arrival in taken]
+
+    def plan(self, *, repeats: bool) -> Plan | None:
+        """Say what the next frame holds and who gets it; None where no selected link is ready.
+
+        Args:
+            repeats: whether the frame has a refresh stripe and dirty blocks (values do, increments do not).
+        """
+        ready = tuple(link.peer for link in self._links if link.ready)
+        if not ready:
+            self.metrics.count("exchanges_without_link", int(bool(self._links)))
+            return None
+        selected = tuple(link.peer for link in self._links)
+        if self.settings.fanout:
+            selected = ready = self._choice.choose(ready, self.settings.fanout)
+        self._exchanges += 1
+        integers = repeats and self._layout.integer_size > 0 and self._exchanges % INTEGER_PERIOD == 0
+        stripe = self._book.stripe(ready, self._stripe_size if repeats else 0)
+        room = min(int(self._budget * self.settings.dirty), self._budget - stripe.size)
+        dirty = self._book.dirty_blocks(ready, room) if repeats else np.empty(0, np.int64)
+        if len(dirty):
+            dirty = dirty[(dirty - stripe.start) % stripe.total >= stripe.size]
+        return Plan(ready, selected, self._budget, stripe, dirty, integers)
+
+    def to_wire(self, values: Rows) -> tuple[Value, NDArray[np.generic], NDArray[np.float32] | None]:
+        """Convert finite float32[n, B] to the wire type of the settings; bf16 where f16 does not reach."""
+        value = VALUES[self.settings.wire]
+        if value is Value.F16 and not fits_f16(values):
+            value = Value.BF16
+            self.metrics.count("frames_widened")
+        if value is Value.BF16:  # as codec.to_wire, at a tenth of its time
+            bits: NDArray[np.generic] = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy()
+            return value, bits.view(np.uint16), None
+        return value, *to_wire(values, value)
+
+    def as_shared(self, values: Rows, wire: tuple[Value, NDArray[np.generic], NDArray[np.float32] | None]) -> Rows:
+        """Return what counts as shared: the values, or with int8 what the receivers decode."""
+        value, coded, scales = wire
+        if value is not Value.INT8:
+            return values
+        return np.asarray(from_wire(coded, scales, value), np.float32)
+
+    def ship(
+        self,
+        plan: Plan,
+        indices: Indices,
+        wire: tuple[Value, NDArray[np.generic], NDArray[np.float32] | None],
+        kind: Kind,
+        step: int,
+    ) -> bool:
+        """Hand a frame over and enter it into the book; False where the bus had no room.
+
+        Gradient and integer frames are never repeated, so the book does not hear of them.
+        """
+        self._jobs += 1
+        job = JobId(self._jobs)
+        value, values, scales = wire
+        outgoing = Outgoing(
+            job,
+            plan.ready,
+            kind,
+            value,
+            Selection(indices, values, scales),
+            Step(step),
+            self.rate,
+            self._clock(),
+            plan.stripe.size,
+            len(plan.dirty),
+        )
+        booked = kind is Kind.STATE and value is not Value.I64
+        if booked:
+            self._book.planned(job, plan.ready, plan.selected, indices, plan.stripe)
+        taken = self._port.publish(outgoing)
+        if not taken:
+            self.metrics.count("frames_refused")
+            for peer in plan.ready if booked else ():
+                self._book.resolved(Outcome(job, peer, accepted=False))
+            return False
+        self.metrics.count("frames_planned")
+        self.metrics.count("blocks_sent", len(indices) * len(plan.ready))
+        self.metrics.count("blocks_dirty", len(plan.dirty) * len(plan.ready))
+        return True
+
+    def state_dict(self) -> ExchangeState:
+        """Return cursors, counters, tau and the state of chance."""
+        return {
+            "frontier": self._book.frontier,
+            "exchanges": self._exchanges,
+            "jobs": self._jobs,
+            "tau": self.tau,
+            "peers": dict(self._rng.bit_generator.state),
+        }
+
+    def load_state_dict(self, state: ExchangeState) -> None:
+        """Restore what :meth:`state_dict` returned; what was on its way is owed to nobody."""
+        self._book = Book(self._layout.blocks, state["frontier"])
+        self._exchanges, self._jobs = state["exchanges"], state["jobs"]
+        self._rng.bit_generator.state = state["peers"]
+        self._ages = AgeTracker(self.settings.tau)
+        self._ages.observe([state["tau"]])

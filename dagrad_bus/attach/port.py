@@ -1,0 +1,93 @@
+"""The seam between the training thread and whatever carries its frames.
+
+The training thread touches nothing else of the bus. Every method returns at once, whatever the network does; the bus
+thread implements the port (``handoff.BusThread``), tests fake it, and :class:`Silent` is the port of a worker alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dagrad_bus.events import Outgoing, View
+from dagrad_bus.metrics import Metrics
+
+
+class Port(Protocol):
+    """What one worker's training thread asks of its bus."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """Numbers of the training thread: it writes, the bus reports them beside its own."""
+        ...
+
+    def snapshot(self) -> Mapping[str, Mapping[str, object]]:
+        """Return counters, gauges and histograms of both threads."""
+        ...
+
+    def view(self) -> View:
+        """Swap out arrivals and outcomes and read the links' state. Never blocks."""
+        ...
+
+    def publish(self, outgoing: Outgoing) -> bool:
+        """Hand a frame over. Never blocks; False: no room, nothing was taken and no outcome will come."""
+        ...
+
+    def note_step(self, step: int, rate: float) -> None:
+        """Tell the local step count and the steps a second (for heartbeats and ages)."""
+        ...
+
+    def sample(self, step: int, values: NDArray[np.float32]) -> None:
+        """Record ``values`` (float32[m], the same coordinates on every worker) as the state at ``step``."""
+        ...
+
+    def log(self, **numbers: float) -> None:
+        """Record the user's own numbers: loss, accuracy, learning rate."""
+        ...
+
+    def failure(self) -> Exception | None:
+        """Return what must stop the training program (a layout mismatch, a dead bus thread), else None."""
+        ...
+
+    def close(self) -> None:
+        """Leave the bus within the flush time of the settings."""
+        ...
+
+
+class Silent:
+    """The port of a worker without peers: no thread, no socket, nothing recorded."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+
+    def snapshot(self) -> Mapping[str, Mapping[str, object]]:
+        """Return the training thread's numbers: there is no other thread."""
+        return self.metrics.snapshot()
+
+    def view(self) -> View:
+        """Return an empty view."""
+        return View(())
+
+    def publish(self, outgoing: Outgoing) -> bool:
+        """Take nothing: nobody is there."""
+        del outgoing
+        return False
+
+    def note_step(self, step: int, rate: float) -> None:
+        """Do nothing."""
+
+    def sample(self, step: int, values: NDArray[np.float32]) -> None:
+        """Do nothing."""
+
+    def log(self, **numbers: float) -> None:
+        """Do nothing."""
+
+    def failure(self) -> Exception | None:
+        """Return None: nothing can fail."""
+        return None
+
+    def close(self) -> None:
+        """Do nothing."""

@@ -1,0 +1,103 @@
+"""What is exchanged: one rule an object behind one interface; neither the bus nor the hooks know which one runs.
+
+* :class:`StateRule` (default): absolute values; received ones are mixed, idempotent and tolerant of loss.
+* :class:`GradientRule`: increments, added to an error-feedback buffer, as the DAGrad paper's text says.
+* :class:`LocalRule`: no exchange, the lower bound of every comparison.
+
+Source: Vinitha et al., Decentralized Asynchronous Gradient Sharing for Bandwidth-Efficient Collaborative Model
+Training (gradient rule).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dagrad_bus.attach.exchange import Exchange
+from dagrad_bus.attach.gradient import GradientRule
+from dagrad_bus.attach.replica import Replica
+from dagrad_bus.attach.state import StateRule
+from dagrad_bus.errors import UsageError
+from dagrad_bus.settings import RuleName
+from dagrad_bus.wire import Kind
+
+
+class Rule(Protocol):
+    """What happens at a step boundary. Called by one thread, without gradient recording."""
+
+    needs_gradient: bool
+    """Whether :meth:`before_step` must run when the gradient exists and the optimizer has not stepped."""
+
+    def before_step(self, scale: float) -> None:
+        """Use and replace the gradients; ``scale`` is the loss scale they carry (1 without a fused scaler)."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Exchange after local step ``step``, counted from 1."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a checkpoint keeps, float32[P] each."""
+        ...
+
+    def restart(self) -> None:
+        """Start from the replica's present values: nothing is owed to anybody."""
+        ...
+
+
+class LocalRule:
+    """No exchange. Arrivals are swapped out and dropped, so that peers that do exchange are not held up."""
+
+    needs_gradient = False
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def before_step(self, scale: float) -> None:
+        """Do nothing."""
+
+    def after_step(self, step: int) -> None:
+        """Drop what arrived."""
+        del step
+        self._exchange.receive()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return nothing: there is no state."""
+        return {}
+
+    def restart(self) -> None:
+        """Do nothing."""
+
+
+KINDS: dict[RuleName, frozenset[Kind]] = {
+    "state": frozenset({Kind.STATE, Kind.SWEEP}),
+    "gradient": frozenset({Kind.GRADIENT}),
+    "local": frozenset(),
+}
+"""The kinds of frames each rule mixes."""
+
+
+def make_rule(name: RuleName, replica: Replica, exchange: Exchange) -> Rule:
+    """Return the rule called ``name``."""
+    if name == "state":
+        return StateRule(replica, exchange)
+    if name == "gradient":
+        return GradientRule(replica, exchange)
+    return LocalRule(exchange)
+
+
+def restore(rule: Rule, saved: dict[str, Tensor]) -> None:
+    """Put the tensors of a checkpoint into ``rule``; where some are missing it starts afresh.
+
+    Raises:
+        UsageError: a tensor of another size.
+    """
+    with torch.no_grad():
+        rule.restart()
+        for name, own in rule.tensors().items():
+            if name in saved:
+                if saved[name].shape != own.shape:
+                    raise UsageError(f"{name} has {saved[name].numel()} elements, this model needs {own.numel()}")
+                own.copy_(saved[name])

@@ -1,0 +1,113 @@
+"""The state rule: frames carry absolute values of the blocks that changed most since they were last shared.
+
+The anchor ``a`` holds the values as last shared; the residual is never stored, it *is* ``x - a``. Planning a frame
+sets ``a = x`` on its blocks. Mixing moves ``x`` and not ``a``, so what one neighbour taught becomes residual and is
+passed on when it is large enough: relay without a routing protocol. A lost, late or repeated frame cannot do harm.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from dagrad_bus.attach.blend import Blender
+from dagrad_bus.attach.chooser import Chooser
+from dagrad_bus.attach.exchange import Exchange, Indices, Plan
+from dagrad_bus.attach.kernels import gather, scatter
+from dagrad_bus.attach.replica import Replica
+from dagrad_bus.blocks import gather_blocks
+from dagrad_bus.codec import Value
+from dagrad_bus.mixing import raise_integers
+from dagrad_bus.wire import Kind
+
+
+class StateRule:
+    """Mixes arrivals and publishes the largest changes.
+
+    Args:
+        replica: read and moved.
+        exchange: plans and ships.
+    """
+
+    needs_gradient = False
+
+    def __init__(self, replica: Replica, exchange: Exchange) -> None:
+        layout, settings = replica.layout, exchange.settings
+        self._replica = replica
+        self._exchange = exchange
+        self._block = layout.block
+        self._anchor = replica.flat.clone()
+        self._chooser = Chooser(layout.blocks, layout.block, settings.seed, replica.device)
+        self._blender = Blender(layout.blocks, layout.block, settings.clip, replica.device)
+
+    def before_step(self, scale: float) -> None:
+        """Do nothing: this rule never looks at a gradient."""
+
+    def after_step(self, step: int) -> None:
+        """Mix what arrived, then publish what changed most."""
+        self._replica.refresh()
+        self._mix()
+        if step % self._exchange.settings.interval:
+            return
+        plan = self._exchange.plan(repeats=True)
+        if plan is None:
+            return
+        if plan.integers:
+            self._publish_integers(plan, step)
+        else:
+            self._publish(plan, step)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the anchor."""
+        return {"anchor": self._anchor}
+
+    def restart(self) -> None:
+        """Set the anchor to the present values."""
+        self._replica.refresh()
+        self._anchor.copy_(self._replica.flat)
+
+    def _mix(self) -> None:
+        versions = self._exchange.receive()
+        if versions:
+            done = self._blender.blend(self._replica.flat, versions)
+            self._replica.written([version.indices for version in versions])
+            metrics = self._exchange.metrics
+            metrics.count("frames_mixed", done.mixed)
+            metrics.count("frames_clipped", done.clipped)
+            metrics.count("frames_dropped.poisoned", done.refused)
+        selections = self._exchange.take_integers()
+        if selections:
+            own = self._replica.integers()
+            for selection in selections:
+                values = np.asarray(selection.values, np.int64)
+                raise_integers(own, selection.indices, values, first=self._replica.layout.blocks)
+            self._replica.set_integers(own)
+            self._exchange.metrics.count("frames_mixed", len(selections))
+
+    def _publish(self, plan: Plan, step: int) -> None:
+        x, anchor, block = self._replica.flat, self._anchor, self._block
+        forced = self._finite(plan.forced())
+        # Forced blocks are as good as shared: their difference is zero, so the choice below passes them over.
+        scatter(anchor, block, forced, gather(x, block, forced))
+        top = self._chooser.top(x, anchor, plan.budget - len(forced))
+        indices = np.concatenate([forced, top])
+        indices.sort(kind="stable")  # two rising runs: merged in one pass
+        self._exchange.metrics.gauge("residual_norm", self._chooser.norm)
+        self._exchange.metrics.count("blocks_poisoned", self._chooser.poisoned)
+        if not len(indices):
+            return
+        values = gather(x, block, indices)
+        wire = self._exchange.to_wire(values)
+        scatter(anchor, block, indices, self._exchange.as_shared(values, wire))
+        self._exchange.ship(plan, indices, wire, Kind.STATE, step)
+
+    def _finite(self, indices: Indices) -> Indices:
+        """Return those blocks that hold numbers: a diverged replica does not spread."""
+        finite = np.isfinite(gather(self._replica.flat, self._block, indices)).all(axis=1)
+        return indices if finite.all() else indices[finite]
+
+    def _publish_integers(self, plan: Plan, step: int) -> None:
+        layout = self._replica.layout
+        rows = np.arange(layout.integer_blocks, dtype=np.int64)
+        values = gather_blocks(self._replica.integers(), rows, layout.block)
+        self._exchange.ship(plan, rows + layout.blocks, (Value.I64, values, None), Kind.STATE, step)

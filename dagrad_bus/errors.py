@@ -1,0 +1,84 @@
+"""The taxonomy of errors.
+
+::
+
+    BusError                      root, never raised itself
+    +-- RemoteError               a peer's fault: dropped, counted, never stops the process
+    |   +-- MalformedFrame        bytes that are no valid frame of this wire version
+    |   +-- LimitExceeded         a well-formed claim beyond a limit, refused before anything is allocated
+    |   +-- VersionMismatch       another major version of the wire
+    |   +-- LayoutMismatch        another model, block size or dtype than ours
+    |   +-- NotAdmitted           another run, or a wrong run key
+    +-- UsageError (ValueError)   the caller's fault: the message says what to do
+    |   +-- SettingsError         a setting out of range, or two that contradict each other
+    +-- PeerLost                  the other end went away
+    +-- BusClosed                 used after stop
+    +-- StartError                the bus could not start: port in use, run folder unreadable, ...
+
+Full queues, late peers and refused frames are events and counters, not exceptions.
+"""
+
+from __future__ import annotations
+
+
+class BusError(Exception):
+    """The root of all errors of this package; never raised itself."""
+
+
+class RemoteError(BusError):
+    """A peer's fault. Handled in one place: drop, count, perhaps disconnect.
+
+    ``code`` is the counter's name: short, stable, lower case.
+    """
+
+    code = "remote"
+
+
+class MalformedFrame(RemoteError):
+    """Bytes that are not a valid frame of this wire version."""
+
+    code = "malformed"
+
+
+class LimitExceeded(RemoteError):
+    """A claim (length, count, size) beyond its limit, refused before anything is allocated."""
+
+    code = "limit"
+
+
+class VersionMismatch(RemoteError):
+    """Another major version of the wire protocol."""
+
+    code = "version"
+
+
+class LayoutMismatch(RemoteError):
+    """The peer trains another model: names, shapes, dtypes or block size differ."""
+
+    code = "layout"
+
+
+class NotAdmitted(RemoteError):
+    """The peer belongs to another run, or does not hold this run's key."""
+
+    code = "admission"
+
+
+class UsageError(BusError, ValueError):
+    """The caller's fault. The message gives the value, the bound and what to do."""
+
+
+class SettingsError(UsageError):
+    """A setting out of range, or settings that contradict each other."""
+
+
+class PeerLost(BusError):
+    """The other end went away."""
+
+
+class BusClosed(BusError):
+    """The bus was used after it had stopped."""
+
+
+class StartError(BusError):
+    """The bus could not start; the message names the address or file and the cause."""

@@ -1,0 +1,324 @@
+"""The training thread's side of the bus: one thread with a loop, and the hand-over in both directions.
+
+Inwards a bounded deque and a bell (an eventfd the loop reads): ringing it releases the interpreter lock, so the loop
+takes the frame at once even while the training thread computes in pure Python. Outwards deques and one tuple of link
+states, all of them read at a step boundary. No call here waits for the network; only :meth:`BusThread.close` waits,
+for the flush time of the settings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dagrad_bus.blocks import Layout
+from dagrad_bus.bus import Bus
+from dagrad_bus.errors import BusClosed, BusError, UsageError
+from dagrad_bus.events import Outgoing, View
+from dagrad_bus.ids import NodeId, Step
+from dagrad_bus.mailbox import coalesce
+from dagrad_bus.metrics import Metrics
+from dagrad_bus.record import Recorder
+from dagrad_bus.settings import Settings
+from dagrad_bus.wire import Kind
+
+SWITCH_INTERVAL = 0.001
+"""Seconds after which a thread that computes in Python lets the loop run (CPython's default is 5 ms)."""
+START_TIMEOUT = 20.0
+STOP_TIMEOUT = 10.0
+HANDED = 64
+"""Frames handed over and not yet taken by the loop, at most."""
+
+T = TypeVar("T")
+
+
+class Bell:
+    """Wakes a loop from another thread: an eventfd, or a socket pair where there is none."""
+
+    def __init__(self) -> None:
+        if hasattr(os, "eventfd"):
+            self._read = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._pair: tuple[socket.socket, socket.socket] | None = None
+        else:
+            self._pair = socket.socketpair()
+            self._pair[0].setblocking(False)
+            self._read = self._pair[0].fileno()
+
+    def fileno(self) -> int:
+        """Return the descriptor the loop watches."""
+        return self._read
+
+    def ring(self) -> None:
+        """Wake the loop; any thread."""
+        if self._pair is None:
+            os.eventfd_write(self._read, 1)
+        else:
+            self._pair[1].send(b"!")
+
+    def silence(self) -> None:
+        """Take the ringing away; the loop's thread."""
+        if self._pair is None:
+            os.eventfd_read(self._read)
+        else:
+            self._pair[0].recv(4096)
+
+    def close(self) -> None:
+        """Free the descriptors."""
+        if self._pair is None:
+            os.close(self._read)
+        else:
+            for end in self._pair:
+                end.close()
+
+
+class Inbox(Generic[T]):
+    """Items from any thread to the loop, without waiting.
+
+    Args:
+        deliver: called on the loop's thread with each item.
+        size: items waiting at most; beyond it :meth:`put` says no.
+    """
+
+    def __init__(self, deliver: Callable[[T], None], size: int) -> None:
+        self._deliver = deliver
+        self._size = size
+        self._items: deque[T] = deque()
+        self._bell = Bell()
+        self._rung = False
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def start(self, loop: asyncio.AbstractEventLoop, fail: Callable[[Exception], None]) -> None:
+        """Register with the loop; ``fail`` is told what ``deliver`` raised."""
+        self._loop, self._fail = loop, fail
+        loop.add_reader(self._bell.fileno(), self._take)
+
+    def put(self, item: T) -> bool:
+        """Hand one item to the loop. False: no room, and the item stays with the caller.
+
+        Raises:
+            BusClosed: the loop has stopped.
+        """
+        with self._lock:  # close() must not free the descriptor under our feet
+            if self._closed:
+                raise BusClosed("the bus has stopped: attach again for another run")
+            if room := len(self._items) < self._size:
+                self._items.append(item)
+                if not self._rung:  # one system call a burst, not one an item
+                    self._rung = True
+                    self._bell.ring()
+            return room
+
+    def _take(self) -> None:
+        self._bell.silence()  # bell, flag, items: another order loses the last wake-up
+        self._rung = False
+        try:
+            while self._items:
+                self._deliver(self._items.popleft())
+        except Exception as error:  # noqa: BLE001  # outermost line of a callback: the bus ends with it
+            self._fail(error)
+
+    def close(self) -> None:
+        """Refuse items from now on and leave the loop (its own thread)."""
+        with self._lock:
+            self._closed = True
+            self._loop.remove_reader(self._bell.fileno())
+            self._bell.close()
+
+
+class BusThread:
+    """A bus on a thread of its own, for a training loop that is no coroutine.
+
+    Args:
+        settings: who this worker is; ``settings.transport.loop`` chooses uvloop or asyncio.
+        layout: what is exchanged.
+
+    Raises:
+        StartError: whatever kept the bus from starting, in the caller's thread.
+    """
+
+    def __init__(self, settings: Settings, layout: Layout) -> None:
+        self.metrics = Metrics()
+        """Numbers of the training thread; the loop has its own."""
+        self._bus = Bus(settings, layout)
+        self._settings = settings
+        self._layout = layout
+        self._recorder = Recorder(settings, self.snapshot, self._progress)
+        self._inbox: Inbox[Callable[[], None]] = Inbox(lambda call: call(), HANDED)
+        self._in_hand: tuple[NodeId, ...] = ()
+        self._stop: Callable[[], None] | None = None
+        self._started: Future[None] = Future()
+        self._ended: Future[None] = Future()
+        self._pid = os.getpid()
+        self._reason = "closed"
+        self._thread = threading.Thread(target=self._run, name="dagrad-bus", daemon=True)
+        self._former_switch = sys.getswitchinterval()
+        sys.setswitchinterval(min(SWITCH_INTERVAL, self._former_switch))
+        self._thread.start()
+        self._started.result(START_TIMEOUT)
+
+    # The thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=loop_factory(self._settings.transport.loop)) as runner:
+                runner.run(self._live())
+        except BaseException as error:  # noqa: BLE001  # outermost line of the thread: the outcome is kept, never lost
+            self._settle(error)
+        else:
+            self._ended.set_result(None)
+
+    def _settle(self, error: BaseException) -> None:
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        self._ended.set_exception(error)
+        if not self._started.done():
+            self._started.set_exception(error)
+
+    async def _live(self) -> None:
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+        async with self._bus:
+            self._inbox.start(loop, self._bus.fail)
+            try:
+                self._recorder.start(self._layout)
+                async with asyncio.TaskGroup() as group:
+                    record = group.create_task(self._recorder.keep(), name="dagrad-record")
+                    self._stop = lambda: _ring_off(loop, stopped)
+                    self._started.set_result(None)
+                    await stopped.wait()
+                    record.cancel()
+            finally:
+                self._inbox.close()
+        await self._recorder.end(self._reason)
+
+    # The training thread's side --------------------------------------------------------------------------------
+
+    def view(self) -> View:
+        """Swap out what arrived, and read the links' state. Never blocks.
+
+        Newer frames of a link have taken the blocks they share with its older ones.
+        """
+        self._check()
+        bus = self._bus
+        arrivals = bus.mailbox.take()
+        if arrivals:
+            self._inbox.put(bus.drained)
+            if all(arrival.kind is Kind.STATE for arrival in arrivals):
+                arrivals, superseded = coalesce(arrivals)
+                self.metrics.count("blocks_coalesced", superseded)
+        outcomes = []
+        while bus.outcomes:
+            outcomes.append(bus.outcomes.popleft())
+        busy = self._in_hand  # the loop has not looked at these yet: their state is that of before
+        states = tuple(replace(s, ready=s.ready and s.peer not in busy) for s in bus.states) if busy else bus.states
+        return View(states, arrivals, tuple(outcomes))
+
+    def publish(self, outgoing: Outgoing) -> bool:
+        """Hand a frame to the loop. Never blocks; False: no room, nothing was taken.
+
+        Raises:
+            BusClosed: used after :meth:`close`, or the bus thread died (its error is the cause).
+        """
+        self._check()
+        self._in_hand = outgoing.links
+        return self._inbox.put(partial(self._pass_on, outgoing))
+
+    def _pass_on(self, outgoing: Outgoing) -> None:
+        self._bus.publish(outgoing)
+        self._in_hand = ()
+
+    def note_step(self, step: int, rate: float) -> None:
+        """Tell the local step count and the steps a second."""
+        self._bus.progress = (Step(step), rate, time.monotonic())
+
+    def sample(self, step: int, values: NDArray[np.float32]) -> None:
+        """Record the fixed coordinates of the replica at ``step``."""
+        self._recorder.sample(step, values)
+
+    def log(self, **numbers: float) -> None:
+        """Record the user's own numbers at the current step."""
+        self._recorder.log(self._progress()[0], numbers)
+
+    def failure(self) -> Exception | None:
+        """Return what must stop the program: the bus thread's death, or a model no neighbour shares."""
+        if self._ended.done():
+            error = self._ended.exception()
+            return BusClosed(f"the bus thread ended: {error}") if error is not None else None
+        return self._bus.failure
+
+    def snapshot(self) -> dict[str, dict[str, object]]:
+        """Return counters, gauges and histograms of both threads."""
+        both = (self._bus.metrics.snapshot(), self.metrics.snapshot())
+        return {part: {**both[0][part], **both[1][part]} for part in both[0]}
+
+    def _progress(self) -> tuple[int, float]:
+        step, rate, _ = self._bus.progress
+        return step, rate
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise UsageError("the bus was started before this process was forked: attach in the child, or fork earlier")
+        if self._ended.done():
+            raise BusClosed("the bus has stopped") from self._ended.exception()
+
+    def close(self, reason: str = "closed") -> None:
+        """Leave the bus; idempotent. Raises what the bus thread died of, if it did.
+
+        Raises:
+            UsageError: called on the bus thread itself, which would wait for itself.
+            BusError: the thread did not stop in time.
+        """
+        if os.getpid() != self._pid:
+            return
+        if threading.current_thread() is self._thread:
+            raise UsageError("close() called on the bus thread: call it from the thread that attached")
+        self._reason = reason
+        if self._stop is not None and not self._ended.done():
+            self._stop()
+        self._thread.join(STOP_TIMEOUT)
+        sys.setswitchinterval(self._former_switch)
+        if self._thread.is_alive():
+            raise BusError(f"the bus thread did not stop within {STOP_TIMEOUT} s")
+        self._ended.result()
+
+    def __enter__(self) -> Self:
+        """Return itself: it runs since it was made."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close("closed" if kind is None else kind.__name__)
+
+
+def _ring_off(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:
+    with suppress(RuntimeError):  # the loop is closed already: it ended by itself, and says why in _ended
+        loop.call_soon_threadsafe(stopped.set)
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes the bus thread's loop: uvloop where it is installed and wanted, else asyncio's own."""
+    if name == "uvloop":
+        try:
+            import uvloop  # noqa: PLC0415  # optional, and not on every platform
+        except ImportError:
+            return asyncio.new_event_loop
+        return uvloop.new_event_loop
+    return asyncio.new_event_loop

@@ -1,0 +1,90 @@
+"""Frames waiting for the training thread: one writer (the loop), one reader, no lock.
+
+The loop alone appends and counts what it put; the reader alone pops and counts what it took. Room is the difference,
+so neither waits for the other. The deque's own ``append`` and ``popleft`` are atomic.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dagrad_bus.events import Arrival, Selection
+from dagrad_bus.ids import NodeId
+from dagrad_bus.settings import LinkSettings
+
+
+class Mailbox:
+    """Bounded by credit: a link without room gets no more of it, so nothing here is ever dropped."""
+
+    def __init__(self, settings: LinkSettings) -> None:
+        self._settings = settings
+        self._waiting: deque[Arrival] = deque()
+        self._put: Counter[NodeId] = Counter()
+        self._taken: Counter[NodeId] = Counter()
+        self._bytes_put = 0
+        self._bytes_taken = 0
+
+    def put(self, arrival: Arrival) -> None:
+        """Add a frame (the loop's side)."""
+        self._put[arrival.peer] += 1
+        self._bytes_put += arrival.selection.values.nbytes
+        self._waiting.append(arrival)
+
+    def take(self) -> tuple[Arrival, ...]:
+        """Take all frames that wait, oldest first (the reader's side)."""
+        taken = []
+        while self._waiting:
+            arrival = self._waiting.popleft()
+            self._taken[arrival.peer] += 1
+            self._bytes_taken += arrival.selection.values.nbytes
+            taken.append(arrival)
+        return tuple(taken)
+
+    def take_one(self) -> Arrival | None:
+        """Take the oldest frame, or None (the reader's side)."""
+        if not self._waiting:
+            return None
+        arrival = self._waiting.popleft()
+        self._taken[arrival.peer] += 1
+        self._bytes_taken += arrival.selection.values.nbytes
+        return arrival
+
+    def waiting(self, peer: NodeId) -> int:
+        """Frames of ``peer`` that wait."""
+        return self._put[peer] - self._taken[peer]
+
+    def has_room(self, peer: NodeId) -> bool:
+        """Whether ``peer`` may send more."""
+        held = self._bytes_put - self._bytes_taken
+        return self.waiting(peer) < self._settings.mailbox_frames and held < self._settings.mailbox_bytes
+
+
+def coalesce(arrivals: Sequence[Arrival]) -> tuple[tuple[Arrival, ...], int]:
+    """Let newer frames of a link take the blocks they share with its older ones.
+
+    Args:
+        arrivals: oldest first; all of kind *state*.
+
+    Returns:
+        What is left, in the same order, and how many blocks were superseded. Frames of different links never touch.
+    """
+    if len({a.peer for a in arrivals}) == len(arrivals):
+        return tuple(arrivals), 0
+    kept: list[Arrival] = []
+    newer: dict[tuple[NodeId, int], np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
+    superseded = 0
+    for arrival in reversed(arrivals):
+        chosen, key = arrival.selection, (arrival.peer, int(arrival.value_type))
+        known = newer.get(key)
+        if known is not None:
+            fresh = ~np.isin(chosen.indices, known, assume_unique=True)
+            superseded += int(len(fresh) - fresh.sum())
+            chosen = Selection(chosen.indices[fresh], chosen.values[fresh])
+        newer[key] = chosen.indices if known is None else np.union1d(known, chosen.indices)
+        if len(chosen.indices):
+            kept.append(replace(arrival, selection=chosen))
+    return tuple(reversed(kept)), superseded

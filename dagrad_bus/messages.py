@@ -1,0 +1,309 @@
+"""The messages of wire v1, as :mod:`dagrad_bus.wire` packs and parses them; it names all of this too.
+
+``edge`` is the edge meant (0: none), ``seq`` the frame number for DATA and a counter for diagnostics otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from dagrad_bus.codec import MAX_RATIO, Codec, Index, Value
+from dagrad_bus.ids import NO_EDGE, EdgeId, NodeId, Step
+
+CHUNK = 262_144
+"""Bytes of every chunk but the last."""
+MAX_CHUNKS = 256
+MAX_FRAME = CHUNK * MAX_CHUNKS
+"""Bytes of a payload on the wire, at most."""
+ALL_ACCEPTED = (1 << 64) - 1
+"""History of a link whose last 64 frames were all accepted."""
+
+
+class MessageType(IntEnum):
+    """Byte 3 of F0."""
+
+    HELLO = 0x01
+    HELLO_OK = 0x02
+    ERROR = 0x03
+    BYE = 0x04
+    DATA = 0x10
+    ACK = 0x11
+    NACK = 0x12
+    PING = 0x20
+    PONG = 0x21
+    HEARTBEAT = 0x60
+
+
+class Kind(IntEnum):
+    """What a frame carries."""
+
+    STATE = 1
+    GRADIENT = 2
+    SWEEP = 3
+
+
+class ErrorCode(IntEnum):
+    """Why a peer refuses us. Receivers take unknown codes of later versions too."""
+
+    VERSION = 1
+    LAYOUT = 2
+    JOB = 3
+    LIMITS = 4
+    INTERNAL = 5
+    STALE_EPOCH = 6
+
+
+class ByeReason(IntEnum):
+    """Why a peer closes an edge. Receivers take unknown reasons too."""
+
+    LEAVE = 1
+    REWIRED = 2
+    TRIM = 3
+    SHUTDOWN = 4
+    MISBEHAVIOUR = 5
+
+
+class NackCode(IntEnum):
+    """Why a frame was not accepted. Receivers take unknown codes too."""
+
+    CRC = 1
+    GAP = 2
+    BAD_EDGE = 3
+    TOO_BIG = 4
+    DECODE = 5
+    LAYOUT = 6
+    OVERLOAD = 7
+    NOT_FINITE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class AckInfo:
+    """Receipt of one link, all of it absolute: losing or repeating one is harmless."""
+
+    resolved: int
+    """Highest frame number accepted or rejected."""
+    history: int
+    """Bit k: frame ``resolved - k`` was accepted."""
+    credit: int
+    """Highest frame number the sender may use."""
+    queued: int = 0
+    """Frames waiting to be mixed."""
+    latency_ms: int = 0
+    """From acceptance to mixing."""
+    held_ms: int = 0
+    """How long this receipt waited for company."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataHead:
+    """What chunk 0 says of its frame."""
+
+    kind: Kind
+    layout: bytes
+    """Digest of the layout, 8 bytes."""
+    block: int
+    """Elements a block."""
+    count: int
+    """Blocks in the frame."""
+    index: Index
+    value: Value
+    codec: Codec
+    raw_size: int
+    """Payload bytes before the codec."""
+    size: int
+    """Payload bytes of all chunks."""
+    step: Step
+    rate: float
+    """The sender's steps a second."""
+    queued_ms: int = 0
+    """From extraction to chunk 0."""
+    refreshed: int = 0
+    dirty: int = 0
+    request: int = 0
+    """SWEEP: the request answered."""
+    last: bool = False
+    """SWEEP: last frame of the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First message on a connection, and again when a link starts on it."""
+
+    node: NodeId
+    job: bytes
+    """Proof of holding the run's key, 16 bytes."""
+    epoch: int
+    incarnation: int
+    layout: bytes
+    host: str
+    inbox_port: int
+    beat_port: int
+    name: str
+    max_frame: int
+    """Largest payload taken, bytes."""
+    wanted: bool = False
+    """A link is wanted."""
+    used: int = 0
+    """Highest frame number used on it so far."""
+    minor: tuple[int, int] = (0, 0)
+    """Lowest and highest minor version spoken."""
+    capabilities: int = 0
+    public_key: bytes = b""
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HelloOk:
+    """Answer to a HELLO; ``edge`` 0: no link, come back after ``backoff_ms``."""
+
+    node: NodeId
+    job: bytes
+    epoch: int
+    incarnation: int
+    layout: bytes
+    host: str
+    inbox_port: int
+    beat_port: int
+    name: str
+    max_frame: int
+    minor: tuple[int, int] = (0, 0)
+    chosen: int = 0
+    """Minor version to speak."""
+    capabilities: int = 0
+    public_key: bytes = b""
+    backoff_ms: int = 0
+    ack: AckInfo | None = None
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """Refusal of a peer."""
+
+    code: int
+    """One of :class:`ErrorCode`."""
+    text: str = ""
+    fatal: bool = False
+    backoff_ms: int = 0
+    epoch: int = 0
+    """STALE_EPOCH: the epoch known."""
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """The sender closes ``edge``, or all with 0."""
+
+    reason: int
+    """One of :class:`ByeReason`."""
+    backoff_ms: int = 0
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """One chunk of a frame."""
+
+    edge: EdgeId
+    seq: int
+    chunk_ix: int
+    chunk_n: int
+    head: DataHead | None
+    """With chunk 0 and only there."""
+    payload: bytes | memoryview
+    ack: AckInfo | None = None
+    """Receipt of the reverse link, on chunk 0 only."""
+    crc: int | None = field(default=None, compare=False)
+    """crc32 of the payload, where known: a broadcast computes it once."""
+
+    def flaw(self) -> str:
+        """Return what contradicts itself, or nothing."""
+        size, head = len(self.payload), self.head
+        if not self.edge or not self.seq or not 0 <= self.chunk_ix < self.chunk_n <= MAX_CHUNKS:
+            return f"edge {self.edge}, seq {self.seq}, chunk {self.chunk_ix} of {self.chunk_n}"
+        if not 1 <= size <= CHUNK or (self.chunk_ix < self.chunk_n - 1 and size != CHUNK):
+            return f"chunk {self.chunk_ix} of {self.chunk_n} has {size} bytes"
+        if (head is None) != bool(self.chunk_ix) or (self.ack is not None and self.chunk_ix):
+            return f"chunk {self.chunk_ix}: chunk 0, and only it, describes the frame"
+        if head is None:
+            return ""
+        if self.chunk_n != -(-head.size // CHUNK) or (self.chunk_n == 1 and size != head.size):
+            return f"{head.size} bytes in {self.chunk_n} chunks, the first of {size}"
+        if head.raw_size > MAX_RATIO * head.size or (
+            head.raw_size != head.size if head.codec is Codec.RAW else head.raw_size <= head.size
+        ):
+            return f"{head.codec.name} made {head.size} of {head.raw_size} bytes"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Receipt of the link on ``edge``."""
+
+    edge: EdgeId
+    seq: int
+    info: AckInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Nack:
+    """Frame ``refused`` was not accepted; the fast path, the next receipt says the same."""
+
+    edge: EdgeId
+    refused: int
+    code: int
+    """One of :class:`NackCode`."""
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Asks for a PONG and, on an edge, for a receipt: no frame up to ``used`` can still arrive."""
+
+    nonce: int
+    used: int = 0
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """Answer to a PING."""
+
+    nonce: int
+    epoch: int
+    incarnation: int
+    lag_ms: int = 0
+    health: int = 0
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Broadcast of a worker about itself, once a second."""
+
+    node: NodeId
+    epoch: int
+    incarnation: int
+    state: int
+    """1 training, 2 wedged, 4 leaving, 8 syncing."""
+    step: Step
+    rate: float
+    progress_ms: int = 0
+    """Since the last step."""
+    lag_ms: int = 0
+    """Of the event loop."""
+    health: int = 0
+    """0 well .. 7."""
+    members: int = 0
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+Message = Hello | HelloOk | Error | Bye | Data | Ack | Nack | Ping | Pong | Heartbeat

@@ -1,0 +1,56 @@
+"""Where the others are: one small file a worker in a folder all of them see.
+
+Written under a temporary name and renamed, so a reader sees a whole file or none. A restarted worker replaces its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dagrad_bus.errors import StartError
+
+_ENDPOINT = re.compile(r"tcp://[^\s/]+:\d{1,5}")
+_MAX_FILE = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where one worker process listens."""
+
+    name: str
+    pid: int
+    epoch: int
+    inbox: str
+    beat: str
+
+
+def publish(folder: Path, address: Address) -> None:
+    """Write this worker's address for the others.
+
+    Raises:
+        StartError: the folder cannot be written; the message names it and the cause.
+    """
+    target = folder / "peers" / f"{address.name}.json"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(asdict(address)))
+        temporary.replace(target)
+    except OSError as error:
+        raise StartError(f"cannot write {target}: {error.strerror}") from None
+
+
+def look_up(folder: Path, name: str) -> Address | None:
+    """Return the address of worker ``name``, or None while there is none (or none that makes sense)."""
+    try:
+        with (folder / "peers" / f"{name}.json").open("rb") as file:
+            given = json.loads(file.read(_MAX_FILE))
+        found = Address(**given)
+    except (OSError, ValueError, TypeError):
+        return None
+    ends_fine = all(isinstance(e, str) and _ENDPOINT.fullmatch(e) for e in (found.inbox, found.beat))
+    return found if found.name == name and isinstance(found.epoch, int) and ends_fine else None

@@ -1,0 +1,244 @@
+"""All settings: one frozen dataclass a component, composed in :class:`Settings`.
+
+Flags, files and the environment are read at the edge (:func:`from_environment` takes the mapping it is handed);
+nothing below looks at them. Seconds and bytes inside; every bound is checked in ``__post_init__``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal, get_args
+
+from dagrad_bus.errors import SettingsError
+
+RuleName = Literal["state", "gradient", "local"]
+WireType = Literal["f32", "f16", "bf16", "int8"]
+Codec = Literal["auto", "raw", "zlib", "blosc2"]
+PREFIX = "DAGRAD_"
+
+
+def _check(ok: bool, name: str, value: object, bound: str) -> None:
+    if not ok:
+        raise SettingsError(f"{name} is {value!r}: needs {bound}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeSettings:
+    """What a worker sends and how it mixes (docs/algorithm.md)."""
+
+    rule: RuleName = "state"
+    """``state``: absolute values, mixed; ``gradient``: the paper's text; ``local``: no exchange."""
+    density: float = 0.01
+    """Share of the model in one frame, refresh stripe and dirty blocks included; (0, 1]."""
+    block: int = 0
+    """Elements a block, a power of two up to 256; 1 selects single elements; 0 chooses by model size."""
+    interval: int = 1
+    """Local steps between two exchanges, from 1."""
+    fanout: int = 0
+    """Neighbours that get each frame, drawn among the ready ones; 0 means all."""
+    w0: float = 0.65
+    """Weight of one version of typical age against the own value, in (0, 1): q = w0 / (1 - w0)."""
+    tau: float = 0.0
+    """Age in local steps up to which a version counts fully; 0 tunes it to the median age observed."""
+    age_power: float = 1.0
+    """Beyond tau the weight falls as (tau / age) ** age_power; 0 switches age weights off."""
+    clip: float = 2.0
+    """A frame moves the touched values by at most ``clip`` times their own norm; over 0."""
+    wire: WireType = "bf16"
+    """Value type on the wire."""
+    refresh: float = 1 / 16
+    """Share of each frame that goes round robin over all blocks; [0, 1]."""
+    dirty: float = 0.5
+    """At most this share of each frame repeats blocks that a ready link should have had and did not get; [0, 1]."""
+    seed: int = 0
+    """Seed of every random choice of the exchange (peers, sampling, stochastic rounding)."""
+
+    def __post_init__(self) -> None:
+        """Check every bound."""
+        _check(self.rule in get_args(RuleName), "rule", self.rule, f"one of {', '.join(get_args(RuleName))}")
+        _check(self.wire in get_args(WireType), "wire", self.wire, f"one of {', '.join(get_args(WireType))}")
+        _check(0 < self.density <= 1, "density", self.density, "a share in (0, 1]")
+        power = self.block >= 0 and self.block & (self.block - 1) == 0
+        _check(power and self.block <= 256, "block", self.block, "0 (automatic) or a power of two from 1 to 256")
+        _check(self.interval >= 1, "interval", self.interval, "a number of steps from 1")
+        _check(self.fanout >= 0, "fanout", self.fanout, "0 (all neighbours) or a count")
+        _check(0 < self.w0 < 1, "w0", self.w0, "a weight in (0, 1)")
+        _check(self.tau >= 0 and math.isfinite(self.tau), "tau", self.tau, "0 (automatic) or steps")
+        _check(0 <= self.age_power <= 10, "age_power", self.age_power, "0 (off) to 10")
+        _check(self.clip > 0, "clip", self.clip, "over 0")
+        _check(0 <= self.refresh <= 1, "refresh", self.refresh, "a share in [0, 1]")
+        _check(0 <= self.dirty <= 1, "dirty", self.dirty, "a share in [0, 1]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSettings:
+    """Sequence, acknowledgement, credit and limits of one link (docs/wire.md)."""
+
+    window: int = 2
+    """Frames in flight per link."""
+    ack_delay: float = 0.05
+    """Seconds an ACK may wait for a frame that carries it along, or for a second one to answer."""
+    abandon: float = 2.0
+    """Seconds after which a frame still waiting to be sent is given up: fresher values exist."""
+    hello_repeat: float = 2.0
+    """Seconds between two HELLOs while no answer has come."""
+    stalled: float = 2.0
+    """Seconds without progress after which the sender asks (PING), once a second."""
+    reset: float = 120.0
+    """Seconds without any progress after which the connection is made anew."""
+    mailbox_frames: int = 4
+    """Frames of one link waiting for the training thread at which credit stops."""
+    mailbox_bytes: int = 64 << 20
+    """Decoded bytes of all links waiting at which credit stops."""
+    max_frame: int = 8 << 20
+    """Largest payload of one frame this worker takes, in bytes; at most 64 MiB."""
+
+    def __post_init__(self) -> None:
+        """Check every bound."""
+        _check(1 <= self.window <= 32, "window", self.window, "1 to 32 frames")
+        _check(0 <= self.ack_delay <= 1, "ack_delay", self.ack_delay, "0 to 1 s")
+        _check(self.mailbox_frames >= 1, "mailbox_frames", self.mailbox_frames, "at least 1")
+        _check(65536 <= self.max_frame <= 64 << 20, "max_frame", self.max_frame, "64 KiB to 64 MiB")
+        for name in ("abandon", "hello_repeat", "stalled", "reset"):
+            _check(getattr(self, name) > 0, name, getattr(self, name), "seconds over 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeatSettings:
+    """How a silent peer is noticed: ``silence`` to ``silence + interval`` seconds after its last message."""
+
+    interval: float = 1.0
+    """Seconds between heartbeats, over 0. A node sends ``degree / interval`` copies a second."""
+    silence: float = 3.0
+    """Seconds without a message before suspicion; under three intervals, one lost beat accuses a peer."""
+
+    def __post_init__(self) -> None:
+        """Check every bound."""
+        _check(0 < 3 * self.interval <= self.silence, "silence", self.silence, "at least 3 heartbeat intervals")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportSettings:
+    """Sockets."""
+
+    bind: str = "127.0.0.1"
+    """Address both listening sockets bind; ``*`` for all interfaces."""
+    advertise: str = ""
+    """Address told to the peers; empty: the bound one."""
+    inbox_port: int = 0
+    """TCP port of the ROUTER; 0 takes a free one."""
+    beat_port: int = 0
+    """TCP port of the PUB; 0 takes a free one."""
+    codec: Codec = "auto"
+    """Payload compression; ``auto`` measures what pays, frame by frame."""
+    loop: Literal["uvloop", "asyncio"] = "uvloop"
+    """Event loop of the bus thread; falls back to asyncio where uvloop is not installed."""
+    flush: float = 0.5
+    """Seconds that leaving the bus waits for queued messages."""
+
+    def __post_init__(self) -> None:
+        """Check every bound."""
+        _check(self.codec in get_args(Codec), "codec", self.codec, f"one of {', '.join(get_args(Codec))}")
+        for name in ("inbox_port", "beat_port"):
+            _check(0 <= getattr(self, name) <= 65535, name, getattr(self, name), "0 (any free) to 65535")
+        _check(0 <= self.flush <= 10, "flush", self.flush, "0 to 10 s")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only processes of this host can reach the sockets."""
+        return self.bind in {"127.0.0.1", "::1", "localhost"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything one worker needs. ``Settings()`` alone is a worker without peers."""
+
+    run: str = "alone"
+    """Name of the run; workers of other runs are refused."""
+    name: str = "local.0"
+    """This worker's name, unique in the run and stable over its restarts."""
+    members: tuple[str, ...] = ()
+    """Names of all workers launched, this one included; empty: alone."""
+    degree: int = 4
+    """Neighbours of each worker in the graph; even."""
+    directory: Path | None = None
+    """Run folder: addresses, metrics and results live below it. None: nothing is written."""
+    key: bytes = field(default=b"", repr=False)
+    """The run's shared secret; peers must prove they hold it. Empty: none asked."""
+    exchange: ExchangeSettings = ExchangeSettings()
+    link: LinkSettings = LinkSettings()
+    beat: BeatSettings = BeatSettings()
+    transport: TransportSettings = TransportSettings()
+
+    def __post_init__(self) -> None:
+        """Check what concerns more than one component."""
+        _check(self.degree >= 2 and self.degree % 2 == 0, "degree", self.degree, "an even number from 2")
+        _check(len(self.name.encode()) <= 32, "name", self.name, "at most 32 bytes")
+        _check(len(set(self.members)) == len(self.members), "members", self.members, "distinct names")
+        _check(not self.members or self.name in self.members, "name", self.name, f"one of the members {self.members}")
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is nobody to exchange with."""
+        return len(self.members) < 2
+
+
+_EXCHANGE = {f.name.upper(): f.name for f in fields(ExchangeSettings)}
+_PLAIN = ("RUN", "NAME", "RUN_DIR", "ROSTER", "KEY_FILE", "BIND", "ADVERTISE", "CODEC", "LOOP", "DEGREE")
+_FOREIGN = ("SLOT", "ATTEMPT", "AGENT", "DEVICE", "TEST_TIMEOUT_FACTOR")
+"""Names that launchers and tests set and this module does not read."""
+
+
+def from_environment(environ: Mapping[str, str]) -> Settings:
+    """Build the settings from ``DAGRAD_*`` names; without any, a worker that is alone.
+
+    Args:
+        environ: ``os.environ`` or a mapping like it. ``DAGRAD_ROSTER`` names a file with one member a line;
+            ``DAGRAD_KEY_FILE`` a file that holds the run's secret.
+
+    Raises:
+        SettingsError: unknown name (with the nearest known one), unreadable file or value out of range.
+    """
+    given = {k.removeprefix(PREFIX): v for k, v in environ.items() if k.startswith(PREFIX)}
+    _refuse_unknown(given)
+    kinds = {f.name: type(getattr(ExchangeSettings(), f.name)) for f in fields(ExchangeSettings)}
+    exchange = {_EXCHANGE[k]: _convert(k, v, kinds[_EXCHANGE[k]]) for k, v in given.items() if k in _EXCHANGE}
+    socket_names = {"BIND": "bind", "ADVERTISE": "advertise", "CODEC": "codec", "LOOP": "loop"}
+    sockets = {socket_names[k]: v for k, v in given.items() if k in socket_names}
+    top: dict[str, object] = {k.lower(): given[k] for k in ("RUN", "NAME") if k in given}
+    if "DEGREE" in given:
+        top["degree"] = _convert("DEGREE", given["DEGREE"], int)
+    if "RUN_DIR" in given:
+        top["directory"] = Path(given["RUN_DIR"])
+    if "ROSTER" in given:
+        top["members"] = tuple(_read("ROSTER", given["ROSTER"]).decode().split())
+    if "KEY_FILE" in given:
+        top["key"] = _read("KEY_FILE", given["KEY_FILE"]).strip()
+    return Settings(exchange=ExchangeSettings(**exchange), transport=TransportSettings(**sockets), **top)  # type: ignore[arg-type]  # checked above and in __post_init__
+
+
+def _refuse_unknown(given: Mapping[str, str]) -> None:
+    known = [*_EXCHANGE, *_PLAIN, *_FOREIGN]
+    for name in given:
+        if name not in known and not name.startswith("LAUNCHER_"):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f", did you mean {PREFIX}{near[0]}?" if near else ""
+            raise SettingsError(f"unknown setting {PREFIX}{name}{hint}")
+
+
+def _convert(name: str, text: str, kind: type) -> object:
+    try:
+        return kind(text)
+    except ValueError:
+        raise SettingsError(f"{PREFIX}{name} is {text!r}: needs {kind.__name__}") from None
+
+
+def _read(name: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{PREFIX}{name} is {path!r}: {error.strerror}") from None

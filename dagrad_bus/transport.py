@@ -1,0 +1,296 @@
+"""ZeroMQ sockets on the loop's thread; the only importer of zmq.
+
+Two listening sockets (``inbox`` ROUTER, receive only; ``beat`` PUB) and two a neighbour (DEALER, send only; SUB), after
+ZeroMQ RFC 36. Plain sockets, drained by ``add_reader``: their descriptor signals *edges*, so a drain takes all that is
+there or comes back unasked, and every send looks again for an edge it may have swallowed.
+
+Sends never block: a full queue is answered with False, and :meth:`Handler.writable` says when to try again. All
+sockets have linger 0 from birth. docs/wire.md lists the socket options and why each has its value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from dagrad_bus.errors import StartError
+from dagrad_bus.ids import NodeId
+from dagrad_bus.settings import TransportSettings
+
+Parts = Sequence[bytes | memoryview]
+
+MAX_MESSAGE = 1 << 20
+"""Largest single part taken from the network, in bytes."""
+DRAIN_MESSAGES, DRAIN_BYTES = 64, 2 << 20
+"""What one drain takes before it lets others run."""
+ZERO_COPY = 1 << 16
+"""Parts from this size on are handed to libzmq without a copy."""
+
+_EVERY_SOCKET: dict[int, int] = {
+    zmq.LINGER: 0,
+    zmq.IPV6: 1,
+    zmq.MAXMSGSIZE: MAX_MESSAGE,
+    zmq.HEARTBEAT_IVL: 2000,
+    zmq.HEARTBEAT_TIMEOUT: 10_000,
+    zmq.HEARTBEAT_TTL: 10_000,
+    zmq.HANDSHAKE_IVL: 10_000,
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 30,
+    zmq.TCP_KEEPALIVE_INTVL: 10,
+    zmq.TCP_KEEPALIVE_CNT: 3,
+    zmq.TCP_MAXRT: 15_000,
+}
+_LISTENING: dict[int, int] = {zmq.BACKLOG: 512}
+_CONNECTING: dict[int, int] = {zmq.CONNECT_TIMEOUT: 3000}
+
+
+class Handler(Protocol):
+    """Who is told what the sockets receive; called on the loop's thread, never reentrantly from a send."""
+
+    def received(self, routing: bytes, parts: list[bytes]) -> None:
+        """Take one message of the inbox."""
+
+    def beaten(self, peer: NodeId, parts: list[bytes]) -> None:
+        """Take one heartbeat; a SUB names no sender, the socket does."""
+
+    def connection(self, peer: NodeId, *, up: bool) -> None:
+        """Take note that the DEALER towards ``peer`` finished a handshake, or lost its connection."""
+
+    def writable(self, peer: NodeId) -> None:
+        """Take note that the DEALER towards ``peer`` may take messages again."""
+
+
+class Drain:
+    """One receiving socket on the loop: reads until nothing is left, within a budget."""
+
+    def __init__(
+        self, sock: zmq.Socket[bytes], receive: Callable[[list[bytes]], None], fail: Callable[[Exception], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._receive = receive
+        self._fail = fail
+        self._fd: int = sock.get(zmq.FD)
+        self._loop.add_reader(self._fd, self._drain)
+        self._loop.call_soon(self._drain)
+
+    def stop(self) -> None:
+        """Leave the loop and close the socket, in this order."""
+        self._loop.remove_reader(self._fd)
+        self._sock.close(linger=0)
+
+    def _drain(self) -> None:
+        """Take what has arrived. The descriptor signals edges: take all of it, or come back unasked."""
+        try:
+            more = self._take()
+        except Exception as error:  # noqa: BLE001  # outermost line of a callback: the owner ends with it
+            self._fail(error)
+            return
+        if more and not self._sock.closed:
+            self._loop.call_soon(self._drain)
+
+    def _take(self) -> bool:
+        """Receive up to the budget; return whether something may be left."""
+        size = 0
+        for _ in range(DRAIN_MESSAGES):
+            if self._sock.closed or size >= DRAIN_BYTES:
+                break
+            try:
+                parts = self._sock.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return False
+            self._receive(parts)
+            size += sum(map(len, parts))
+        return True
+
+
+class Outlet:
+    """One sending socket on the loop: never blocks, and says when a refused send may be tried again."""
+
+    def __init__(
+        self, sock: zmq.Socket[bytes], on_room: Callable[[], None], fail: Callable[[Exception], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
+        self._on_room = on_room
+        self._fail = fail
+        self._refused = False
+        self._fd: int = sock.get(zmq.FD)
+        self._loop.add_reader(self._fd, self._look)
+
+    def stop(self) -> None:
+        """Leave the loop and close the socket, in this order."""
+        self._loop.remove_reader(self._fd)
+        self._sock.close(linger=0)
+
+    def send(self, parts: Parts) -> bool:
+        """Hand one message to libzmq; False: not connected or no room, nothing was taken."""
+        copy = all(len(part) < ZERO_COPY for part in parts)
+        try:
+            self._sock.send_multipart(parts, zmq.NOBLOCK, copy=copy)
+        except zmq.Again:
+            self._refused = True
+            self._loop.call_soon(self._look)  # the refused send may have swallowed the edge that says 'room again'
+            return False
+        return True
+
+    def _look(self) -> None:
+        if self._sock.closed:
+            return
+        if self._refused and int(self._sock.get(zmq.EVENTS)) & zmq.POLLOUT:
+            self._refused = False
+            try:
+                self._on_room()
+            except Exception as error:  # noqa: BLE001  # outermost line of a callback: the owner ends with it
+                self._fail(error)
+
+
+class Peer:
+    """The two sockets towards one neighbour, with the DEALER's monitor."""
+
+    def __init__(self, transport: Transport, peer: NodeId, inbox: str, beat: str) -> None:
+        self._handler = transport.handler
+        self._peer = peer
+        self.inbox = inbox
+        ctx = transport.ctx
+        self._dealer = _socket(ctx, zmq.DEALER, _CONNECTING)
+        self._sub = _socket(ctx, zmq.SUB, _CONNECTING)
+        for sock in (self._dealer, self._sub):
+            # The two intervals together switch libzmq's own jitter off, so each socket draws its own.
+            sock.set(zmq.RECONNECT_IVL, 150 + secrets.randbelow(200))
+            sock.set(zmq.RECONNECT_IVL_MAX, 4000 + secrets.randbelow(2000))
+        self._dealer.set(zmq.ROUTING_ID, b"\1" + transport.self_id + secrets.token_bytes(8))
+        self._dealer.set(zmq.IMMEDIATE, 1)
+        self._dealer.set(zmq.SNDHWM, 2)
+        self._sub.set(zmq.RCVHWM, 256)
+        self._sub.set(zmq.SUBSCRIBE, b"DB\x01\x60")
+        monitor = self._dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        self._dealer.connect(inbox)
+        self._sub.connect(beat)
+        fail = transport.fail
+        self._monitor = Drain(monitor, self._monitored, fail)
+        self._ear = Drain(self._sub, lambda parts: self._handler.beaten(peer, parts), fail)
+        outlet = Outlet(self._dealer, lambda: self._handler.writable(peer), fail)
+        self._outlet = outlet
+        self.send = outlet.send
+
+    def _monitored(self, parts: list[bytes]) -> None:
+        event = parse_monitor_message(parts)["event"]
+        self._handler.connection(self._peer, up=event == zmq.EVENT_HANDSHAKE_SUCCEEDED)
+
+    def close(self) -> None:
+        """Close all three sockets. The monitor goes first: closing a monitored socket can hang on its PAIR."""
+        self._dealer.disable_monitor()
+        self._monitor.stop()
+        self._outlet.stop()
+        self._ear.stop()
+
+
+class Transport:
+    """All sockets of one worker. Made by :func:`open_transport`; used on the loop's thread only."""
+
+    def __init__(self, ctx: zmq.Context[zmq.Socket[bytes]], self_id: NodeId, settings: TransportSettings) -> None:
+        self.ctx = ctx
+        self.self_id = self_id
+        self._peers: dict[NodeId, Peer] = {}
+        self._drain: Drain | None = None
+        self._router = _socket(ctx, zmq.ROUTER, _LISTENING)
+        self._router.set(zmq.RCVHWM, 8)
+        self._router.set(zmq.ROUTER_HANDOVER, 1)
+        self._router.set(zmq.ROUTER_MANDATORY, 1)
+        self._beat = _socket(ctx, zmq.PUB, _LISTENING)
+        self._beat.set(zmq.SNDHWM, 256)
+        host = settings.advertise or ("127.0.0.1" if settings.bind == "*" else settings.bind)
+        self.inbox = _bind(self._router, "inbox", settings.bind, settings.inbox_port, host)
+        self.beat = _bind(self._beat, "beat", settings.bind, settings.beat_port, host)
+
+    def start(self, handler: Handler, fail: Callable[[Exception], None]) -> None:
+        """Tell ``handler`` from now on what arrives, and ``fail`` what it raised.
+
+        Binding comes before this: a socket whose bind failed must not be registered with the loop.
+        """
+        self.handler, self.fail = handler, fail
+        self._drain = Drain(self._router, self._received, fail)
+
+    def _received(self, parts: list[bytes]) -> None:
+        self.handler.received(parts[0], parts[1:])
+
+    def connect(self, peer: NodeId, inbox: str, beat: str) -> None:
+        """Open (or replace, where the address changed) the sockets towards ``peer``."""
+        if peer in self._peers:
+            self.disconnect(peer)
+        self._peers[peer] = Peer(self, peer, inbox, beat)
+
+    def disconnect(self, peer: NodeId) -> None:
+        """Close the sockets towards ``peer``, if there are any."""
+        found = self._peers.pop(peer, None)
+        if found is not None:
+            found.close()
+
+    def address_of(self, peer: NodeId) -> str | None:
+        """Return the inbox endpoint connected to, or None."""
+        found = self._peers.get(peer)
+        return found.inbox if found else None
+
+    def send(self, peer: NodeId, parts: Parts) -> bool:
+        """Send one message to ``peer``; False: nobody there or no room, nothing was taken."""
+        found = self._peers.get(peer)
+        return found is not None and found.send(parts)
+
+    def broadcast(self, parts: Parts) -> None:
+        """Publish a heartbeat; subscribers that cannot take it miss it."""
+        self._beat.send_multipart(parts, zmq.NOBLOCK)
+
+    def close(self) -> None:
+        """Close every socket, the listening ones last."""
+        for peer in list(self._peers):
+            self.disconnect(peer)
+        if self._drain is not None:
+            self._drain.stop()
+        self._router.close(linger=0)
+        self._beat.close(linger=0)
+
+
+@contextmanager
+def open_transport(self_id: NodeId, settings: TransportSettings) -> Generator[Transport]:
+    """Bind the listening sockets; on leaving close everything and end the context.
+
+    Raises:
+        StartError: an address cannot be bound; the message names it and the cause.
+    """
+    ctx: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    ctx.set(zmq.MAX_SOCKETS, 4096)
+    transport: Transport | None = None
+    try:
+        transport = Transport(ctx, self_id, settings)
+        yield transport
+    finally:
+        # A context left to the collector may block whatever thread collects it: it ends here, in its own thread.
+        if transport is not None:
+            transport.close()
+        ctx.destroy(linger=0)
+
+
+def _socket(ctx: zmq.Context[zmq.Socket[bytes]], kind: int, options: dict[int, int]) -> zmq.Socket[bytes]:
+    sock = ctx.socket(kind)
+    for option, value in (_EVERY_SOCKET | options).items():
+        sock.set(option, value)
+    return sock
+
+
+def _bind(sock: zmq.Socket[bytes], what: str, address: str, port: int, host: str) -> str:
+    """Bind and return the endpoint to tell others."""
+    bracketed = f"[{address}]" if ":" in address else address
+    try:
+        sock.bind(f"tcp://{bracketed}:{port or '*'}")
+    except zmq.ZMQError as error:
+        hint = " (is another worker using it? port 0 takes any free one)" if error.errno == zmq.EADDRINUSE else ""
+        raise StartError(f"cannot bind the {what} socket to {address}:{port}: {error.strerror}{hint}") from None
+    bound = bytes(sock.get(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode().rpartition(":")[2]
+    return f"tcp://{f'[{host}]' if ':' in host else host}:{bound}"

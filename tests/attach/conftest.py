@@ -1,0 +1,112 @@
+"""A network without sockets: what one port publishes waits at the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from dagrad_bus.codec import from_wire
+from dagrad_bus.events import Arrival, LinkState, Outcome, Outgoing, Selection, View
+from dagrad_bus.ids import NodeId
+from dagrad_bus.metrics import Metrics
+
+
+@dataclass
+class FakePort:
+    """One worker's port. ``peers`` get what it publishes at once; the switches let a link misbehave."""
+
+    me: NodeId
+    peers: list[FakePort] = field(default_factory=list)
+    published: list[Outgoing] = field(default_factory=list)
+    samples: list[tuple[int, NDArray[np.float32]]] = field(default_factory=list)
+    logged: list[dict[str, float]] = field(default_factory=list)
+    waiting: list[Arrival] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    metrics: Metrics = field(default_factory=Metrics)
+    ready: bool = True
+    accepts: bool = True
+    delivers: bool = True
+    error: Exception | None = None
+    closed: int = 0
+    now: float = 0.0
+
+    def clock(self) -> float:
+        """Return a moment later than the last one."""
+        self.now += 0.01
+        return self.now
+
+    def snapshot(self) -> Mapping[str, Mapping[str, object]]:
+        """Return the numbers."""
+        return self.metrics.snapshot()
+
+    def view(self) -> View:
+        """Swap out what waits."""
+        links = tuple(LinkState(peer.me, self.ready, 1) for peer in self.peers)
+        view = View(links, tuple(self.waiting), tuple(self.outcomes))
+        self.waiting, self.outcomes = [], []
+        return view
+
+    def publish(self, outgoing: Outgoing) -> bool:
+        """Deliver at once."""
+        if not self.accepts:
+            return False
+        self.published.append(outgoing)
+        for peer in self.peers:
+            if peer.me in outgoing.links:
+                if self.delivers:
+                    peer.waiting.append(self._arrival(outgoing, peer))
+                self.outcomes.append(Outcome(outgoing.job, peer.me, self.delivers))
+        return True
+
+    def _arrival(self, outgoing: Outgoing, peer: FakePort) -> Arrival:
+        chosen = outgoing.selection
+        values = from_wire(chosen.values, chosen.scales, outgoing.value_type)
+        selection = Selection(chosen.indices, values)
+        return Arrival(
+            self.me, outgoing.kind, outgoing.value_type, selection, outgoing.step, outgoing.rate, 0.0, peer.now
+        )
+
+    def note_step(self, step: int, rate: float) -> None:
+        """Nobody asks."""
+
+    def sample(self, step: int, values: NDArray[np.float32]) -> None:
+        """Keep the sample."""
+        self.samples.append((step, values))
+
+    def log(self, **numbers: float) -> None:
+        """Keep the numbers."""
+        self.logged.append(numbers)
+
+    def failure(self) -> Exception | None:
+        """Return the error planted."""
+        return self.error
+
+    def close(self) -> None:
+        """Count."""
+        self.closed += 1
+
+
+@pytest.fixture
+def connected() -> Callable[[int], list[FakePort]]:
+    """Make ``n`` ports, each the neighbour of all others."""
+
+    def make(count: int) -> list[FakePort]:
+        ports = [FakePort(NodeId(bytes([i]) * 16)) for i in range(count)]
+        for port in ports:
+            port.peers = [other for other in ports if other is not port]
+        return ports
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Start each test from the same chance."""
+    torch.manual_seed(0)
+
+

@@ -1,0 +1,61 @@
+"""Whatever the bytes: a message that packs back to an equal one, or a RemoteError. All else is a bug."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from zlib import crc32
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dagrad_bus.errors import RemoteError
+from dagrad_bus.wire import pack, parse
+
+FILE = Path(__file__).parents[1] / "vectors" / "wire-v1.json"
+FRAMES = [[bytes.fromhex(part) for part in parts] for parts in json.loads(FILE.read_text())["messages"].values()]
+
+
+def one_input(data: bytes) -> None:
+    """Take bytes as parts: u16 length and content of each. A first byte of 1 has the checksums put right."""
+    parts: list[bytes] = []
+    at = 1
+    while at + 2 <= len(data):
+        (length,) = struct.unpack_from("<H", data, at)
+        parts.append(data[at + 2 : at + 2 + length])
+        at += 2 + length
+    if data[:1] == b"\1" and len(parts) > 1 and len(parts[0]) == 36:
+        payload = struct.pack("<I", crc32(parts[2]) if len(parts) > 2 else 0)
+        front = parts[0][:6] + struct.pack("<H", len(parts[1]) & 0xFFFF) + parts[0][8:28] + payload
+        parts[0] = front + struct.pack("<I", crc32(front + parts[1]))
+    try:
+        message = parse(parts)
+    except RemoteError:
+        return
+    assert parse(pack(message)) == message
+
+
+def joined(parts: list[bytes], *, mend: bool) -> bytes:
+    return bytes([mend]) + b"".join(struct.pack("<H", len(part)) + part for part in parts)
+
+
+@given(st.binary(max_size=300))
+@example(b"")
+def test_any_bytes_parse_or_are_refused(data: bytes) -> None:
+    one_input(data)
+
+
+@settings(max_examples=500)
+@given(st.data(), st.sampled_from(FRAMES), st.booleans())
+def test_mutated_frames_parse_or_are_refused(data: st.DataObject, frame: list[bytes], mend: bool) -> None:
+    whole = bytearray(joined(frame, mend=mend))
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(1, len(whole)))
+        whole[at : at + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+    one_input(bytes(whole))
+    parts = [bytearray(part) for part in frame]  # and with the lengths of the parts kept
+    for part in parts:
+        for _ in range(data.draw(st.integers(0, 2))):
+            part[data.draw(st.integers(0, len(part) - 1))] = data.draw(st.integers(0, 255))
+    one_input(joined([bytes(part) for part in parts], mend=True))

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagrad_bus.workers.launch.channel import open_channel
+from dagrad_bus.workers.launch.nursery import preload
+
+Bear = Callable[..., Awaitable[tuple[list[dict[str, Any]], str]]]
+
+
+@pytest.fixture
+def bear(tmp_path: Path) -> Bear:
+    """Run a script (or module of the same folder) in forks; give their exits and their output."""
+
+    async def run(
+        text: str, *, kind: str = "script", modules: tuple[str, ...] = (), count: int = 1, arguments: tuple[str, ...] = ()
+    ) -> tuple[list[dict[str, Any]], str]:
+        script = tmp_path / "program.py"
+        script.write_text(text)
+        env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        env.pop("PYTHONSAFEPATH", None)
+        log = tmp_path / "log"
+        exits: list[dict[str, Any]] = []
+        async with open_channel(env, preload=modules, grace=1, log=tmp_path / "nursery.log") as channel:
+            for slot in range(count):
+                channel.send_order(
+                    "start",
+                    name=f"local.{slot}",
+                    kind=kind,
+                    target="program" if kind == "module" else "program.py",
+                    words=(sys.executable, "-u", "program.py", *arguments),
+                    arguments=arguments,
+                    env={**env, "SLOT": str(slot)},
+                    cwd=str(tmp_path),
+                    log=str(log),
+                )
+            while len(exits) < count:
+                report = await channel.receive_report()
+                if report["report"] == "exited":
+                    exits.append(report)
+                elif report["report"] == "ready":
+                    (tmp_path / "notes").write_text("\n".join(report["notes"]))
+        return exits, log.read_text()
+
+    return run
+
+
+def plain(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The same program started by Python itself."""
+    return subprocess.run(
+        [sys.executable, "-u", *words],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=15,
+        check=False,
+    )
+
+
+PROGRAMS = {
+    "returns": "print('all good')",
+    "exits": "import sys; sys.exit(7)",
+    "exits with text": "import sys; sys.exit('why')",
+    "exits at the end": "import atexit; atexit.register(print, 'bye'); print('hello')",
+    "raises": "def f():\n    return 1 / 0\n\nf()",
+    "raises from": "try:\n    1 / 0\nexcept Exception as e:\n    raise ValueError('x') from e",
+    "no syntax": "def f(:",
+    "imports what is not there": "import nosuchmodule",
+    "interrupted": "raise KeyboardInterrupt",
+    "killed": "import os, signal; print('x'); os.kill(os.getpid(), signal.SIGSEGV)",
+    "main": "import sys, os; print(__name__, sys.argv, __file__, sys.path[0], sys.modules['__main__'].__dict__ is globals())",
+    "threads": "import threading; threading.Thread(target=lambda: print('in a thread')).start()",
+    "classes": "import pickle\nclass A: pass\nassert type(pickle.loads(pickle.dumps(A()))) is A; print('same')",
+    "stdin": "import sys; print(repr(sys.stdin.read()))",
+    "children": "import subprocess, sys; print(subprocess.run([sys.executable, '-c', 'print(1)']).returncode)",
+    "loops": "import asyncio\nasync def f(): await asyncio.sleep(0); print('looped')\nasyncio.run(f())",
+    "signals": "import signal; print(signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGCHLD), "
+    "signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.pthread_sigmask(0, []))",
+}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", PROGRAMS)
+async def test_a_forked_script_does_what_python_does(name: str, bear: Bear, tmp_path: Path) -> None:
+    exits, text = await bear(PROGRAMS[name], arguments=("--lr", "0.1"))
+    expected = plain(tmp_path, "program.py", "--lr", "0.1")
+    code = -exits[0]["signal"] if "signal" in exits[0] else exits[0]["code"]
+    assert (code, text) == (expected.returncode, expected.stdout)
+
+
+@pytest.mark.asyncio
+async def test_a_forked_module_does_what_python_does(bear: Bear, tmp_path: Path) -> None:
+    text = "import sys; print(__name__, sys.argv, __spec__.name, __package__, __file__); sys.exit(3)"
+    exits, out = await bear(text, kind="module", arguments=("x",))
+    expected = plain(tmp_path, "-m", "program", "x")
+    assert (exits[0]["code"], out) == (expected.returncode, expected.stdout)
+
+
+@pytest.mark.asyncio
+async def test_forks_draw_different_numbers(bear: Bear) -> None:
+    text = "import random, numpy; print(random.random(), numpy.random.random())"
+    _, out = await bear(text, modules=("random", "numpy"), count=3)
+    drawn = out.split()
+    assert len(set(drawn)) == 6
+
+
+@pytest.mark.asyncio
+async def test_modules_are_imported_once_for_all(bear: Bear, tmp_path: Path) -> None:
+    (tmp_path / "heavy.py").write_text("import os; print('heavy by', os.getpid())")
+    _, out = await bear("import heavy; print('ok')", modules=("heavy",), count=3)
+    assert out.split() == ["ok"] * 3
+    assert (tmp_path / "nursery.log").read_text().count("heavy by") == 1
+
+
+@pytest.mark.asyncio
+async def test_a_module_that_starts_threads_is_left_to_the_workers(bear: Bear, tmp_path: Path) -> None:
+    text = "import threading\nif threading.main_thread().name: threading.Thread(target=threading.Event().wait, daemon=True).start()"
+    (tmp_path / "busy.py").write_text(text)
+    (tmp_path / "calm.py").write_text("")
+    exits, out = await bear("import sys; print('busy' in sys.modules, 'calm' in sys.modules)", modules=("busy", "calm"))
+    assert (exits[0]["code"], out) == (0, "False True\n")
+    assert "busy (it starts threads" in (tmp_path / "notes").read_text()
+
+
+@pytest.mark.asyncio
+async def test_a_module_that_fails_is_noted(bear: Bear, tmp_path: Path) -> None:
+    exits, _ = await bear("", modules=("nosuchmodule",))
+    assert exits[0]["code"] == 0
+    assert "nosuchmodule (ModuleNotFoundError" in (tmp_path / "notes").read_text()
+
+
+@pytest.mark.asyncio
+async def test_what_a_worker_leaves_behind_ends_with_it(bear: Bear) -> None:
+    _, out = await bear("import subprocess; print(subprocess.Popen(['sleep', '60']).pid)")
+    with pytest.raises(ProcessLookupError):
+        for _ in range(1000):  # killed already; init takes it in its own time
+            os.kill(int(out), 0)
+            os.sched_yield()
+            if Path(f"/proc/{int(out)}/stat").read_text().split()[2] == "Z":
+                raise ProcessLookupError
+
+
+def test_preload_tells_what_it_imported() -> None:
+    imported, notes, threaded = preload(["json", "nosuchmodule"])
+    assert "json" in imported or threaded == "json"  # the threads of other tests count too
+    assert threaded is not None or "nosuchmodule" in notes[0]

@@ -1,0 +1,1 @@
+"""The command line: one subcommand a module, imported when it is called."""

@@ -1,0 +1,90 @@
+"""The program ``dagrad``: parse, dispatch, exit code.
+
+Subcommands are imported when they are called: ``dagrad --help`` loads neither torch nor numpy, matplotlib or rich.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+import click
+
+from dagrad_bus.errors import BusError, UsageError
+
+COMMANDS = {
+    "run": ("dagrad_bus.tools.run:run", "Train with N workers on this host."),
+    "report": ("dagrad_bus.tools.report:report", "Show a finished run again: table, summary, figures."),
+}
+"""Subcommand: where it is, and its line in ``dagrad --help``."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a subcommand when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the subcommand; None if there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the subcommands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        try:
+            version = metadata.version("dagrad-bus")
+        except metadata.PackageNotFoundError:
+            version = "(not installed)"
+        click.echo(f"dagrad-bus {version}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show it.")
+def dagrad() -> None:
+    r"""Train one model in many processes that gossip: no server, no barrier, no all-reduce.
+
+    Each worker trains its own replica and exchanges sparse pieces of it with a few neighbours, in the background.
+
+    \b
+    Try it (8 processes, one minute, nothing to download):
+        dagrad run -n 8 -- python -m dagrad_bus.workers.digits
+
+    \b
+    Your own script, with one line added (dagrad_bus.attach(model, optimizer)):
+        dagrad run -n 4 train.py --lr 0.1
+
+    \b
+    Look at a run again:
+        dagrad report runs/20260101-120000-1f2e3d
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Args:
+        argv: arguments after the program's name; None takes ``sys.argv``.
+    """
+    try:
+        dagrad.main(args=None if argv is None else list(argv), prog_name="dagrad")
+    except BusError as error:
+        click.echo(f"dagrad: {error}", err=True)
+        sys.exit(getattr(error, "code", 2 if isinstance(error, UsageError) else 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What the terminal shows while workers train: their lines, and below them a table or, in a log, short reports."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Literal, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from dagrad_bus.tools.tables import COLOURS, live_cells, live_table
+from dagrad_bus.workers.launch.local import Watcher, Worker
+
+Progress = Literal["auto", "table", "lines", "none"]
+_REFRESH = 0.25
+"""Seconds between two drawings of the table."""
+_REPORT = 5.0
+"""Seconds between two reports where there is no table."""
+_REPORT_MANY = 15.0
+"""The same from 9 workers on."""
+
+
+class LinesWatcher:
+    """Prints whole lines; every few seconds a line a worker about its progress."""
+
+    def __init__(self, out: TextIO, notes: TextIO, names: Sequence[str], *, reports: bool) -> None:
+        """Print workers' lines to ``out`` and the launcher's own to ``notes``, in colour on a terminal."""
+        self._out = out
+        self._notes = notes
+        self._reports = reports
+        self._interval = _REPORT if len(names) <= 8 else _REPORT_MANY
+        self._due = time.monotonic() + self._interval
+        self._prefixes = {name: self._make_prefix(slot, name) for slot, name in enumerate(names)}
+
+    def _make_prefix(self, slot: int, name: str) -> str:
+        if not self._out.isatty() or "NO_COLOR" in os.environ:
+            return f"{name}| "
+        return f"\x1b[{31 + (slot + 1) % 6}m{name}|\x1b[0m "
+
+    def show_line(self, name: str, text: str) -> None:
+        """Print one line of a worker."""
+        self._write(self._out, f"{self._prefixes[name]}{text}\n")
+
+    def show_note(self, text: str) -> None:
+        """Print one line of the launcher."""
+        self._write(self._notes, f"dagrad: {text}\n")
+
+    def show_workers(self, workers: Sequence[Worker], *, final: bool) -> None:
+        """Report when it is time."""
+        if not self._reports or final or time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + self._interval
+        for worker in workers:
+            if worker.record.last and worker.exit is None:
+                step, rate, loss, accuracy, size, age, peers = live_cells(worker.record)
+                self.show_note(
+                    f"{worker.name} step {step}, {rate} steps/s, loss {loss}, accuracy {accuracy}, "
+                    f"{size}/step, age {age}, {peers} peers"
+                )
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        try:
+            stream.write(text)
+            stream.flush()
+        except BrokenPipeError:  # nobody reads on (`| head`); training goes on, in the logs
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+
+
+class TableWatcher:
+    """Prints whole lines above a table that is drawn anew several times a second."""
+
+    def __init__(self, live: Live, names: Sequence[str]) -> None:
+        self._live = live
+        self._styles = {name: COLOURS[slot % len(COLOURS)] for slot, name in enumerate(names)}
+        self._began = time.monotonic()
+        self._due = 0.0
+
+    def show_line(self, name: str, text: str) -> None:
+        """Print one line of a worker above the table."""
+        line = Text.assemble((f"{name}| ", self._styles[name]), Text.from_ansi(text))
+        self._live.console.print(line, soft_wrap=True)
+
+    def show_note(self, text: str) -> None:
+        """Print one line of the launcher above the table."""
+        self._live.console.print(Text(f"dagrad: {text}", style="bold"), soft_wrap=True)
+
+    def show_workers(self, workers: Sequence[Worker], *, final: bool) -> None:
+        """Draw the table if it is time."""
+        now = time.monotonic()
+        if final or now >= self._due:
+            self._due = now + _REFRESH
+            self._live.update(live_table(workers, seconds=now - self._began), refresh=True)
+
+
+@contextmanager
+def watching(progress: Progress, console: Console, names: Sequence[str]) -> Generator[Watcher]:
+    """Give the watcher that fits the terminal.
+
+    Args:
+        progress: ``auto`` takes the table on a terminal and short reports elsewhere.
+        console: where workers' lines and the table go.
+        names: of the workers.
+    """
+    if progress == "table" or (progress == "auto" and console.is_terminal):
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            yield TableWatcher(live, names)
+    else:
+        out = sys.stderr if console.stderr else sys.stdout
+        yield LinesWatcher(out, sys.stderr, names, reports=progress != "none")

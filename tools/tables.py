@@ -1,0 +1,184 @@
+"""Tables of a run on the terminal, by rich."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from dagrad_bus.tools.summary import Summary, WorkerSummary, histogram_median
+from dagrad_bus.workers.launch.journal import Record
+from dagrad_bus.workers.launch.local import Exit, Worker
+
+COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
+"""Colours of the workers' names, in turn."""
+_STATES = {
+    "done": "green",
+    "running": "cyan",
+    "starting": "yellow",
+    "waiting": "dim",
+    "stopped": "yellow",
+    "unknown": "yellow",
+}
+_MIXING = {"mixed": "green", "drifting": "bold yellow", "not mixed": "bold red", "unknown": "bold yellow"}
+_PLAIN_WIDTH = 120
+"""Columns where the output is no terminal: tables in a log file do not fold."""
+
+
+def make_console(*, to_stderr: bool = False) -> Console:
+    """Return a console; where it is no terminal, wide enough for the tables."""
+    console = Console(stderr=to_stderr, highlight=False, soft_wrap=False)
+    return console if console.is_terminal else Console(stderr=to_stderr, highlight=False, width=_PLAIN_WIDTH)
+
+
+def format_number(value: float | None, digits: int = 1) -> str:
+    """Return ``value`` with thousands separated, a dash for None."""
+    return "-" if value is None else f"{value:,.{digits}f}".replace(",", " ")
+
+
+def format_size(size: float | None) -> str:
+    """Return a number of bytes as B, kB or MB."""
+    if size is None:
+        return "-"
+    for unit, scale in (("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.{1 if size >= 10 * scale else 2}f} {unit}"
+    return f"{size:.0f} B"
+
+
+def format_share(share: float | None) -> str:
+    """Return a share as a percentage with three digits that count."""
+    return "-" if share is None else f"{100 * share:.3g} %"
+
+
+def _state(state: str) -> Text:
+    return Text(state, style=_STATES.get(state, "bold red"))
+
+
+def live_table(workers: Sequence[Worker], *, seconds: float) -> Table:
+    """Return the table that is shown while workers train."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title=f"{seconds:,.0f} s", title_justify="right")
+    table.add_column("worker")
+    for name in ("step", "steps/s", "loss", "accuracy", "sent/step", "age", "peers"):
+        table.add_column(name, justify="right")
+    table.add_column("state")
+    for slot, worker in enumerate(workers):
+        cells = live_cells(worker.record)
+        table.add_row(Text(worker.name, style=COLOURS[slot % len(COLOURS)]), *cells, _state(worker.state))
+    return table
+
+
+def live_cells(record: Record) -> tuple[str, ...]:
+    """Return step, steps/s, loss, accuracy, bytes a step, median age and peers as text."""
+    per_step = record.counter("bytes_sent") / record.step if record.step else None
+    return (
+        format_number(record.step, 0) if record.last else "-",
+        format_number(record.last.get("rate")),
+        format_number(record.latest.get("loss"), 4),
+        format_number(record.latest.get("accuracy"), 4),
+        format_size(per_step),
+        format_number(histogram_median(record.ages)),
+        format_number(record.gauge("peers"), 0),
+    )
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """Print the table of the workers, the run's own numbers and whether mixing happened."""
+    console.print(_worker_table(summary.workers))
+    console.print(_totals(summary))
+    _print_verdict(console, summary)
+
+
+def _worker_table(workers: Sequence[WorkerSummary]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("worker")
+    for name in ("steps", "steps/s", "loss", "accuracy", "sent/step", "frames sent", "accepted", "mixed", "age"):
+        table.add_column(name, justify="right")
+    table.add_column("state")
+    for slot, worker in enumerate(workers):
+        table.add_row(
+            Text(worker.name, style=COLOURS[slot % len(COLOURS)]),
+            format_number(worker.steps, 0),
+            format_number(worker.rate),
+            format_number(worker.loss, 4),
+            format_number(worker.accuracy, 4),
+            format_size(worker.bytes_per_step),
+            format_number(worker.frames_sent, 0),
+            format_number(worker.frames_accepted, 0),
+            format_number(worker.frames_mixed, 0),
+            format_number(worker.median_age),
+            _state(worker.state),
+        )
+    return table
+
+
+def _totals(summary: Summary) -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 1))
+    grid.add_column(style="dim")
+    grid.add_column()
+    if summary.accuracy is not None:
+        accuracy = summary.accuracy
+        grid.add_row(
+            "accuracy",
+            f"mean {accuracy['mean']:.4f}   worst {accuracy['worst']:.4f}   std {accuracy['std']:.4f}   (own replicas)",
+        )
+    if summary.loss is not None:
+        grid.add_row("loss", f"mean {summary.loss['mean']:.4f}   worst {summary.loss['worst']:.4f}")
+    share = f" = {format_share(summary.dense_share)} of synchronous dense" if summary.dense_share is not None else ""
+    grid.add_row("sent", f"{format_size(summary.bytes_per_step)} per worker and step{share}")
+    grid.add_row(
+        "speed", f"{format_number(summary.rate)} steps/s, all workers; {format_number(summary.steps, 0)} steps"
+    )
+    if summary.median_age is not None:
+        grid.add_row("age", f"median {summary.median_age:.1f} local steps")
+    if summary.consensus:
+        values = [value for _, value in summary.consensus]
+        text = f"last {values[-1]:.4f}   largest {max(values):.4f}   (||x_i - mean|| / ||mean||)"
+        grid.add_row("consensus distance", text)
+    if summary.dropped:
+        grid.add_row("dropped", ", ".join(f"{reason} {count}" for reason, count in summary.dropped.items()))
+    if summary.mixing.verdict in {"mixed", "not asked"}:
+        grid.add_row("mixing", Text(summary.mixing.verdict, style=_MIXING.get(summary.mixing.verdict, "")))
+    return grid
+
+
+def _print_verdict(console: Console, summary: Summary) -> None:
+    verdict = summary.mixing.verdict
+    if verdict in {"mixed", "not asked"}:
+        return
+    heading = {
+        "not mixed": "THESE WORKERS DID NOT TRAIN TOGETHER",
+        "drifting": "THE REPLICAS DRIFT APART",
+        "unknown": "NOT KNOWN WHETHER THE REPLICAS MIXED",
+    }[verdict]
+    lines = [Text(reason) for reason in summary.mixing.reasons]
+    if verdict == "not mixed":
+        lines.append(Text("does the script call dagrad_bus.attach(model, optimizer)? are frames dropped, above?"))
+    console.print(Panel(Group(*lines), title=heading, style=_MIXING[verdict], expand=False, box=box.HEAVY))
+
+
+def print_failures(console: Console, failures: Sequence[Exit], *, began: float, name: str, tail: Sequence[str]) -> None:
+    """Print who failed and when, and the last lines of the first one.
+
+    Args:
+        console: where to.
+        failures: the first one first.
+        began: unix time of the start.
+        name: the worker whose output ``tail`` is.
+        tail: its last lines.
+    """
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title="failed workers", title_justify="left")
+    table.add_column("worker")
+    table.add_column("code", justify="right")
+    table.add_column("how")
+    table.add_column("after", justify="right")
+    for ended in failures:
+        table.add_row(ended.name, str(ended.status), ended.text, f"{ended.time - began:.1f} s")
+    console.print(table)
+    console.print(Text(f"last lines of {name}:", style="bold"))
+    for line in tail:
+        console.print(Text(f"  {line}"), soft_wrap=True)

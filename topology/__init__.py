@@ -1,0 +1,1 @@
+"""Graphs of workers: computed by everyone alike, never negotiated."""

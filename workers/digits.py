@@ -1,0 +1,186 @@
+"""The reference training program: small, real, nothing to download.
+
+Alone it is a plain training loop; under a launcher the one line ``dagrad_bus.attach`` makes it one of many::
+
+    python -m dagrad_bus.workers.digits
+    dagrad run -n 8 -- python -m dagrad_bus.workers.digits --shards sorted
+
+Each worker trains on its own shard (see :mod:`dagrad_bus.workers.shards`) and evaluates its own replica on the whole
+test set. When it is done it leaves its parameters in ``RUN_DIR/final``; whoever finds the files of all members there
+evaluates their mean as well. Nobody waits for anybody at the end; at the start a worker waits, for a bounded time,
+until the others have published their addresses, as 150 steps would otherwise be over before the last process is up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+import dagrad_bus
+from dagrad_bus.errors import BusError
+from dagrad_bus.rendezvous import look_up
+from dagrad_bus.settings import Settings, from_environment
+from dagrad_bus.workers.problem import (
+    Recipe,
+    add_flags,
+    build_model,
+    build_optimizer,
+    evaluate,
+    from_flags,
+    load,
+)
+from dagrad_bus.workers.shards import Batches
+
+CRASH = 70
+"""Exit code of an injected crash."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """What goes wrong on purpose, by worker name."""
+
+    sleep: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Seconds that a worker sleeps after each of its steps: a straggler."""
+    fail: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Step at which a worker's process ends at once, without a word to anybody."""
+
+    def strike(self, name: str, step: int) -> None:
+        """Do to worker ``name`` what is due after its step number ``step``."""
+        if self.fail.get(name) == step:
+            print(f"{name} crashes at step {step}, as asked", flush=True)
+            os._exit(CRASH)
+        if pause := self.sleep.get(name):
+            time.sleep(pause)
+
+
+def parse_fault(text: str) -> tuple[str, float]:
+    """Return worker and number of ``W:NUMBER``.
+
+    Raises:
+        argparse.ArgumentTypeError: another form, or a number not over 0.
+    """
+    name, colon, number = text.rpartition(":")
+    try:
+        value = float(number)
+    except ValueError:
+        value = 0.0
+    if not (name and colon and value > 0):
+        raise argparse.ArgumentTypeError(f"{text!r}: needs WORKER:NUMBER with a number over 0, as local.0:0.2")
+    return name, value
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the flags of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dagrad_bus.workers.digits", description="Train on handwritten digits, alone or with peers."
+    )
+    add_flags(parser)
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of torch, default 1")
+    parser.add_argument(
+        "--wait", type=float, default=30.0, metavar="S", help="seconds to wait for the others at the start, default 30"
+    )
+    parser.add_argument(
+        "--sleep", type=parse_fault, action="append", default=[], metavar="W:S", help="worker W sleeps S s each step"
+    )
+    parser.add_argument(
+        "--fail", type=parse_fault, action="append", default=[], metavar="W:STEP", help="worker W crashes at STEP, once"
+    )
+    return parser.parse_args(argv)
+
+
+def train(recipe: Recipe, faults: Faults, settings: Settings, wait: float) -> None:
+    """Train one worker's replica, with its peers if there are any.
+
+    Args:
+        recipe: what is learned, equal on all workers.
+        faults: what goes wrong on purpose.
+        settings: the run's; ``attach`` reads the same environment.
+        wait: seconds to wait at most for the others at the start.
+    """
+    digits = load(recipe.seed)
+    model = build_model(recipe.model, recipe.seed)
+    optimizer, follow_schedule = build_optimizer(model, recipe)
+    with dagrad_bus.attach(model, optimizer) as bus:
+        shard = digits.shards(recipe, bus.count)[bus.index]
+        batches = Batches(shard, recipe.batch, recipe.seed, bus.name)
+        wait_for_all(settings, wait)
+        for step in range(1, recipe.steps + 1):
+            optimizer.zero_grad()
+            recipe.loss(model, *digits.batch(batches.next())).backward()  # type: ignore[no-untyped-call]  # torch's
+            optimizer.step()
+            follow_schedule()
+            if recipe.evaluates(step):
+                found = evaluate(model, digits, step)
+                bus.log(loss=found.loss, accuracy=found.accuracy)
+                print(f"{bus.name} step {step} loss {found.loss:.4f} accuracy {found.accuracy:.4f}", flush=True)
+            faults.strike(bus.name, step)
+        if settings.directory is not None:
+            leave_final(settings.directory, bus.name, model)
+            if (mean := mean_of_finals(settings.directory, settings.members)) is not None:
+                nn.utils.vector_to_parameters(mean, (twin := build_model(recipe.model, recipe.seed)).parameters())
+                bus.log(mean_model_accuracy=evaluate(twin, digits, recipe.steps).accuracy)
+
+
+def wait_for_all(settings: Settings, seconds: float) -> bool:
+    """Wait until all members have published their addresses; return whether they have."""
+    if settings.directory is None:
+        return True
+    deadline = time.monotonic() + seconds
+    while any(look_up(settings.directory, name) is None for name in settings.members):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def leave_final(directory: Path, name: str, model: nn.Module) -> Path:
+    """Write the flat parameters, float32[P], to ``final/<name>.npy``; readers see the whole file or none."""
+    target = directory / "final" / f"{name}.npy"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(f".{os.getpid()}")
+    with temporary.open("wb") as file:
+        np.save(file, nn.utils.parameters_to_vector(model.parameters()).detach().numpy())
+    return temporary.replace(target)
+
+
+def mean_of_finals(directory: Path, members: Sequence[str]) -> torch.Tensor | None:
+    """Return the mean, float32[P], of all members' final parameters; None while one is missing.
+
+    Whoever writes last finds all files. Two that finish together may both: they find the same mean.
+    """
+    files = [directory / "final" / f"{name}.npy" for name in members]
+    if not files or not all(file.exists() for file in files):
+        return None
+    finals: list[NDArray[np.float32]] = [np.load(file, allow_pickle=False) for file in files]
+    return torch.from_numpy(np.mean(finals, axis=0, dtype=np.float64).astype(np.float32))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train and return the exit code; a known error is one line."""
+    flags = parse(argv)
+    torch.set_num_threads(flags.threads)
+    first = os.environ.get("DAGRAD_ATTEMPT", "0") == "0"  # a restarted worker neither crashes again nor waits
+    fail = {name: int(step) for name, step in flags.fail} if first else {}
+    try:
+        settings = from_environment(os.environ)
+        train(from_flags(flags), Faults(sleep=dict(flags.sleep), fail=fail), settings, flags.wait if first else 0.0)
+    except BusError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

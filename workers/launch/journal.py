@@ -1,0 +1,140 @@
+"""Journals of workers: read while they grow, and gathered into one record a worker.
+
+A journal is a file of JSON objects, one a line, that the worker appends to: ``start``, ``progress``, ``log``,
+``sample``, ``end``. A line is used once its newline is there; a line that is no JSON object is counted and skipped,
+so that a worker killed while writing leaves a readable journal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_CHUNK = 1 << 20
+LONGEST_LINE = 1 << 16
+"""Bytes after which a line without an end is cut."""
+
+
+class Tail:
+    """Reads what is appended to a file, line by line."""
+
+    def __init__(self, path: Path, *, longest: int | None = None) -> None:
+        """Follow ``path``, which need not exist yet; a line over ``longest`` bytes comes in pieces."""
+        self._path = path
+        self._longest = longest
+        self._offset = 0
+        self._rest = b""
+
+    def read_lines(self, *, final: bool = False) -> Iterator[bytes]:
+        """Yield the lines completed since the last call, at most 1 MiB of them; with ``final`` all, the last as is."""
+        while data := self._read_chunk():
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            yield from lines
+            while self._longest is not None and len(self._rest) > self._longest:
+                yield self._rest[: self._longest]
+                self._rest = self._rest[self._longest :]
+            if not final:
+                return
+        if final and self._rest:
+            yield self._rest
+            self._rest = b""
+
+    def _read_chunk(self) -> bytes:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read(_CHUNK)
+        except FileNotFoundError:
+            return b""
+        self._offset += len(data)
+        return data
+
+
+@dataclass(slots=True)
+class Record:
+    """What one worker wrote about itself so far."""
+
+    name: str
+    start: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The ``start`` line; empty until it has come."""
+    first: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The first ``progress`` line."""
+    last: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The latest ``progress`` or ``end`` line: counters, gauges and histograms are totals."""
+    ended: bool = False
+    """Whether the ``end`` line has come: a clean close."""
+    progress: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    logs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    samples: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    latest: dict[str, float] = field(default_factory=dict[str, float])
+    """Last value of each number the user logged."""
+    damaged: int = 0
+    """Lines that could not be used."""
+
+    def add(self, line: bytes, *, keep: bool = True) -> None:
+        """Take one line; with ``keep`` off only the newest of each kind is held."""
+        try:
+            entry = json.loads(line)
+            event = entry["event"]
+        except (ValueError, TypeError, KeyError):
+            self.damaged += bool(line.strip())
+            return
+        match event:
+            case "start":
+                self.start = entry
+            case "progress" | "end":
+                self._add_progress(entry, keep)
+            case "log":
+                self.latest |= numbers_of(entry)
+                if keep:
+                    self.logs.append(entry)
+            case "sample" if keep:
+                self.samples.append(entry)
+            case _:
+                pass  # a newer worker may write more
+
+    def _add_progress(self, entry: dict[str, Any], keep: bool) -> None:
+        self.first = self.first or entry
+        self.last = {"rate": self.last.get("rate", 0.0)} | entry
+        self.ended = self.ended or entry["event"] == "end"
+        if keep:
+            self.progress.append(entry)
+
+    def counter(self, name: str) -> int:
+        """Return the latest total of a counter, 0 if it never rose."""
+        return int(self.last.get("counters", {}).get(name, 0))
+
+    def gauge(self, name: str) -> float | None:
+        """Return the latest value of a gauge."""
+        value = self.last.get("gauges", {}).get(name)
+        return None if value is None else float(value)
+
+    @property
+    def step(self) -> int:
+        """The latest step heard of."""
+        return int(self.last.get("step", 0))
+
+    @property
+    def ages(self) -> list[int]:
+        """Bins of the age histogram, edges ``metrics.AGE_EDGES``; empty until there is one."""
+        return list(self.last.get("histograms", {}).get("age_steps", []))
+
+
+def numbers_of(entry: dict[str, Any]) -> dict[str, float]:
+    """Return the user's numbers in a ``log`` line."""
+    return {
+        name: float(value)
+        for name, value in entry.items()
+        if name not in {"event", "time", "step"} and isinstance(value, int | float)
+    }
+
+
+def read_record(path: Path, name: str) -> Record:
+    """Read a whole journal; a missing one gives an empty record."""
+    record = Record(name)
+    for line in Tail(path).read_lines(final=True):
+        record.add(line)
+    return record

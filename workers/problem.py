@@ -1,0 +1,233 @@
+"""The problem that the reference programs learn: handwritten digits, two small models, one recipe.
+
+The data are scikit-learn's 1797 digits of 8x8 pixels: real, and part of an installed package, so nothing is downloaded.
+They are split by the seed into 1437 for training and 360 for tests, evenly over the classes, and standardised by the
+training part. Whoever holds the same :class:`Recipe` holds the same data, the same initial model and the same shards.
+
+========  ==========================================  ==========
+model     layers                                      parameters
+========  ==========================================  ==========
+``mlp``   64-512-512-10                               301 066
+``conv``  3x3 convolutions to 16 and 32, 512-32-10    21 546
+========  ==========================================  ==========
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dagrad_bus.errors import UsageError
+from dagrad_bus.workers import shards
+
+ModelName = Literal["mlp", "conv"]
+OptimizerName = Literal["sgd", "adam"]
+ScheduleName = Literal["none", "cosine"]
+
+TEST_SAMPLES = 360
+SETTLE = 0.15
+"""Share of a cosine run, at its end, with rate 0: replicas that learn no more come to agree."""
+PIXEL_FLOOR = 0.1
+"""Least standard deviation a pixel is divided by: some are blank in all images but one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What is learned and how; equal on all workers of a run."""
+
+    model: ModelName = "mlp"
+    """``mlp`` or ``conv``."""
+    shards: shards.Kind = "iid"
+    """How the training data are spread over the workers: ``iid``, ``dirichlet`` or ``sorted`` (by label)."""
+    alpha: float = 0.1
+    """Concentration of ``dirichlet``: the smaller, the fewer classes a worker has."""
+    steps: int = 150
+    """Steps of each worker."""
+    batch: int = 32
+    """Samples of each worker in a step."""
+    lr: float = 0.05
+    """Learning rate at the first step."""
+    momentum: float = 0.9
+    """Momentum of ``sgd``."""
+    optimizer: OptimizerName = "sgd"
+    """``sgd`` or ``adam``."""
+    schedule: ScheduleName = "cosine"
+    """``none``, or ``cosine``: from the learning rate down to 0 at 85 % of the steps; the rest only mixes."""
+    smoothing: float = 0.1
+    """Share of the label that training spreads over all classes; bounds how far a worker with few classes drifts."""
+    seed: int = 0
+    """Seed of split, shards, initial model and (with the worker's name) batches."""
+    eval_every: int = 10
+    """Steps between two evaluations on the test set; the last step is always evaluated."""
+
+    def __post_init__(self) -> None:
+        """Check what argparse has not."""
+        for name in ("steps", "batch", "eval_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}: needs at least 1")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"lr is {self.lr}: needs a rate over 0")
+        if not 0 <= self.momentum < 1:
+            raise UsageError(f"momentum is {self.momentum}: needs a share in [0, 1)")
+        if not 0 <= self.smoothing < 1:
+            raise UsageError(f"smoothing is {self.smoothing}: needs a share in [0, 1)")
+        if self.seed < 0:
+            raise UsageError(f"seed is {self.seed}: needs 0 or more")
+
+    def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the scalar training loss of one batch: mean cross entropy in nats, with smoothed labels."""
+        return nn.functional.cross_entropy(model(images), labels, label_smoothing=self.smoothing)
+
+    def evaluates(self, step: int) -> bool:
+        """Return whether the model is evaluated after ``step`` steps."""
+        return step % self.eval_every == 0 or step == self.steps
+
+
+CHOICES: dict[str, Sequence[str]] = {
+    "model": get_args(ModelName),
+    "shards": get_args(shards.Kind),
+    "optimizer": get_args(OptimizerName),
+    "schedule": get_args(ScheduleName),
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a program one flag for each field of :class:`Recipe`; :func:`from_flags` reads them."""
+    for field in fields(Recipe):
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=cast("Callable[[str], object]", type(field.default)),
+            default=field.default,
+            choices=CHOICES.get(field.name),
+            metavar=None if field.name in CHOICES else field.name[0].upper(),
+            help=f"default {field.default}",
+        )
+
+
+def from_flags(flags: argparse.Namespace) -> Recipe:
+    """Return the recipe that the flags of :func:`add_flags` describe.
+
+    Raises:
+        UsageError: a number out of range.
+    """
+    return Recipe(**{field.name: getattr(flags, field.name) for field in fields(Recipe)})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Digits:
+    """The data: ``train_x`` float32[1437, 64] standardised, ``train_y`` int64[1437] in 0..9; ``test_*`` likewise."""
+
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+
+    def batch(self, numbers: shards.Indices) -> tuple[Tensor, Tensor]:
+        """Return images and labels of some training samples."""
+        chosen = torch.from_numpy(numbers)
+        return self.train_x[chosen], self.train_y[chosen]
+
+    def shards(self, recipe: Recipe, count: int) -> list[shards.Indices]:
+        """Return the training samples of each of ``count`` workers."""
+        labels = cast("NDArray[np.int64]", self.train_y.numpy())
+        return shards.partition(labels, count, recipe.shards, alpha=recipe.alpha, seed=recipe.seed)
+
+
+def load(seed: int) -> Digits:
+    """Load, split and standardise the digits; the same seed gives the same split."""
+    table = _read_table()
+    pixels, labels = table[:, :-1].astype(np.float32) / 16, table[:, -1].astype(np.int64)
+    train, test = shards.split(labels, TEST_SAMPLES, seed)
+    pixels = (pixels - pixels[train].mean(axis=0)) / np.maximum(pixels[train].std(axis=0), PIXEL_FLOOR)
+    parts = pixels[train], labels[train], pixels[test], labels[test]
+    return Digits(*(torch.from_numpy(part) for part in parts))
+
+
+def _read_table() -> NDArray[np.uint8]:
+    """Return uint8[1797, 65]: 64 pixels of 0..16 and the label.
+
+    The file is read where scikit-learn keeps it, without importing the library: that would take each worker a second.
+    """
+    spec = find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        raise UsageError("the digits come with scikit-learn: pip install 'dagrad-bus[digits]'")
+    file = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if not file.exists():
+        return _ask_sklearn()
+    numbers = np.array(
+        gzip.decompress(file.read_bytes()).decode().replace("\n", ",").rstrip(",").split(","), np.float64
+    )
+    return numbers.reshape(-1, 65).astype(np.uint8)
+
+
+def _ask_sklearn() -> NDArray[np.uint8]:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = cast("tuple[NDArray[np.float64], NDArray[np.int64]]", load_digits(return_X_y=True))
+    return np.column_stack([pixels, labels]).astype(np.uint8)
+
+
+def build_model(name: ModelName, seed: int) -> nn.Module:
+    """Return a new model that takes float32[n, 64] to logits float32[n, 10]; the same seed, the same weights."""
+    with torch.random.fork_rng(devices=[]):  # the caller's stream of chance goes on as if nothing had been drawn
+        torch.manual_seed(seed)
+        if name == "mlp":
+            return nn.Sequential(
+                nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)
+            )  # fmt: skip
+        return nn.Sequential(
+            nn.Unflatten(1, (1, 8, 8)),
+            *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(512, 32), nn.ReLU(), nn.Linear(32, 10)),
+        )
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
+    """Return the recipe's optimizer and what is called after each step to follow the schedule."""
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "adam":
+        optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum)
+    if recipe.schedule == "none":
+        return optimizer, lambda: None
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, recipe.steps))
+    return optimizer, lambda: schedule.step()
+
+
+def _cosine(step: int, steps: int) -> float:
+    """Return the rate after ``step`` steps as a share of the first one."""
+    return (1 + math.cos(math.pi * min(1.0, step / (steps * (1 - SETTLE))))) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How a model does on the test set after ``step`` steps: mean cross entropy (nats), share of right answers."""
+
+    step: int
+    loss: float
+    accuracy: float
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, digits: Digits, step: int) -> Evaluation:
+    """Evaluate a model on the whole test set; its training mode stays as it was."""
+    was_training = model.training
+    model.eval()
+    logits = cast("Tensor", model(digits.test_x))
+    model.train(was_training)
+    loss = nn.functional.cross_entropy(logits, digits.test_y)
+    right = (logits.argmax(dim=1) == digits.test_y).double().mean()
+    return Evaluation(step, loss.item(), right.item())
