@@ -31,7 +31,7 @@ check: $(READY)  ## lint, format, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache --no-logo
 
 bench: $(READY)  ## accuracy against the synchronous reference; resumable
 	$(BIN)/python benchmarks/bench_accuracy.py

@@ -317,7 +317,7 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
     """Return what makes the bus thread's loop: uvloop where it is installed and wanted, else asyncio's own."""
     if name == "uvloop":
         try:
-            import uvloop  # noqa: PLC0415  # optional, and not on every platform
+            import uvloop  # optional, and not on every platform
         except ImportError:
             return asyncio.new_event_loop
         return uvloop.new_event_loop

@@ -49,8 +49,14 @@ def look_up(folder: Path, name: str) -> Address | None:
     try:
         with (folder / "peers" / f"{name}.json").open("rb") as file:
             given = json.loads(file.read(_MAX_FILE))
-        found = Address(**given)
-    except (OSError, ValueError, TypeError):
+        found = Address(
+            name=str(given["name"]),
+            pid=int(given["pid"]),
+            epoch=int(given["epoch"]),
+            inbox=str(given["inbox"]),
+            beat=str(given["beat"]),
+        )
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    ends_fine = all(isinstance(e, str) and _ENDPOINT.fullmatch(e) for e in (found.inbox, found.beat))
-    return found if found.name == name and isinstance(found.epoch, int) and ends_fine else None
+    makes_sense = found.name == name and all(_ENDPOINT.fullmatch(end) for end in (found.inbox, found.beat))
+    return found if makes_sense else None

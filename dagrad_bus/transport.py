@@ -76,7 +76,7 @@ class Drain:
         self._sock = sock
         self._receive = receive
         self._fail = fail
-        self._fd: int = sock.get(zmq.FD)
+        self._fd = int(sock.get(zmq.FD))
         self._loop.add_reader(self._fd, self._drain)
         self._loop.call_soon(self._drain)
 
@@ -121,7 +121,7 @@ class Outlet:
         self._on_room = on_room
         self._fail = fail
         self._refused = False
-        self._fd: int = sock.get(zmq.FD)
+        self._fd = int(sock.get(zmq.FD))
         self._loop.add_reader(self._fd, self._look)
 
     def stop(self) -> None:

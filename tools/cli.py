@@ -55,7 +55,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show it.")
 def dagrad() -> None:
-    r"""Train one model in many processes that gossip: no server, no barrier, no all-reduce.
+    """Train one model in many processes that gossip: no server, no barrier, no all-reduce.
 
     Each worker trains its own replica and exchanges sparse pieces of it with a few neighbours, in the background.
 
@@ -70,7 +70,7 @@ def dagrad() -> None:
     \b
     Look at a run again:
         dagrad report runs/20260101-120000-1f2e3d
-    """
+    """  # noqa: D301  # the backspace keeps click from filling a paragraph
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -93,10 +93,10 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve | None:
-    """Return the mean of the curves, interpolated, where at least half of them are defined; None if nowhere."""
+    """Return the mean of the curves, interpolated, where more than half of them are defined; None if nowhere."""
     grid = np.unique(np.concatenate([steps for steps, _ in curves]))
     rows = np.stack([np.interp(grid, steps, values, left=np.nan, right=np.nan) for steps, values in curves])
-    enough = np.isfinite(rows).sum(axis=0) * 2 >= max(2, len(curves))
+    enough = np.isfinite(rows).sum(axis=0) * 2 > len(curves)
     if enough.sum() < 2:
         return None
     return grid[enough], np.nanmean(rows[:, enough], axis=0)

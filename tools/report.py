@@ -25,12 +25,12 @@ TAIL_LINES = 20
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 @click.option("--figures/--no-figures", default=True, help="Draw DIR/figures/*.png anew.", show_default=True)
 def report(directory: Path, as_json: bool, figures: bool) -> None:
-    r"""Show the run in folder DIR again: table, DIR/summary.json and figures.
+    """Show the run in folder DIR again: table, DIR/summary.json and figures.
 
     \b
     dagrad report runs/20260101-120000-1f2e3d
     dagrad report runs/20260101-120000-1f2e3d --json | jq .accuracy.mean
-    """
+    """  # noqa: D301  # the backspace keeps click from filling a paragraph
     folder = RunFolder(directory.absolute())
     run = folder.read_run()
     summary = write_report(folder, run, figures=figures, notes=make_console(to_stderr=True))

@@ -76,7 +76,7 @@ def _exchange_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--keep-rank-env", is_flag=True, help="Leave RANK, WORLD_SIZE and their kin in the environment.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND [ARGS]...")
 def run(words: tuple[str, ...], as_module: bool, **options: Any) -> None:
-    r"""Train with N workers on this host and report what happened.
+    """Train with N workers on this host and report what happened.
 
     The first word that is no option of ours begins COMMAND; everything after it is COMMAND's own. A .py file and
     -m MODULE are run by this Python, anything else as it is.
@@ -91,7 +91,7 @@ def run(words: tuple[str, ...], as_module: bool, **options: Any) -> None:
 
     Exit code: 0 all good; a worker's own (128 + signal) of the first that failed; 130, 143 stopped; 127 no such
     command; 2 bad option; 125 a fault of dagrad itself.
-    """
+    """  # noqa: D301  # the backspace keeps click from filling a paragraph
     try:
         code = _run(("-m", *words) if as_module and words else words, options)
     except (click.ClickException, click.exceptions.Exit, UsageError):

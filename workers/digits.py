@@ -6,9 +6,10 @@ Alone it is a plain training loop; under a launcher the one line ``dagrad_bus.at
     dagrad run -n 8 -- python -m dagrad_bus.workers.digits --shards sorted
 
 Each worker trains on its own shard (see :mod:`dagrad_bus.workers.shards`) and evaluates its own replica on the whole
-test set. When it is done it leaves its parameters in ``RUN_DIR/final``; whoever finds the files of all members there
-evaluates their mean as well. Nobody waits for anybody at the end; at the start a worker waits, for a bounded time,
-until the others have published their addresses, as 150 steps would otherwise be over before the last process is up.
+test set. At the start it waits, for a bounded time, until the others have published their addresses, as 150 steps would
+otherwise be over before the last process is up. At the end it lingers likewise: it trains no more, but goes on mixing
+until the others are through, or the slowest would learn its last steps alone. Then it leaves its parameters in
+``RUN_DIR/final``; whoever finds the files of all members there evaluates their mean as well.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from dagrad_bus.errors import BusError
 from dagrad_bus.rendezvous import look_up
 from dagrad_bus.settings import Settings, from_environment
 from dagrad_bus.workers.problem import (
+    Evaluation,
     Recipe,
     add_flags,
     build_model,
@@ -41,6 +43,8 @@ from dagrad_bus.workers.problem import (
 )
 from dagrad_bus.workers.shards import Batches
 
+MIX_PAUSE = 0.05
+"""Seconds between two exchanges of a worker that trains no more: about a step under load; it must not crowd others."""
 CRASH = 70
 """Exit code of an injected crash."""
 
@@ -90,6 +94,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--wait", type=float, default=30.0, metavar="S", help="seconds to wait for the others at the start, default 30"
     )
     parser.add_argument(
+        "--linger", type=float, default=5.0, metavar="S", help="seconds to go on mixing at the end, at most; default 5"
+    )
+    parser.add_argument(
         "--sleep", type=parse_fault, action="append", default=[], metavar="W:S", help="worker W sleeps S s each step"
     )
     parser.add_argument(
@@ -98,7 +105,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def train(recipe: Recipe, faults: Faults, settings: Settings, wait: float) -> None:
+def train(recipe: Recipe, faults: Faults, settings: Settings, *, wait: float, linger: float) -> None:
     """Train one worker's replica, with its peers if there are any.
 
     Args:
@@ -106,6 +113,7 @@ def train(recipe: Recipe, faults: Faults, settings: Settings, wait: float) -> No
         faults: what goes wrong on purpose.
         settings: the run's; ``attach`` reads the same environment.
         wait: seconds to wait at most for the others at the start.
+        linger: seconds to go on mixing at most at the end.
     """
     digits = load(recipe.seed)
     model = build_model(recipe.model, recipe.seed)
@@ -120,15 +128,45 @@ def train(recipe: Recipe, faults: Faults, settings: Settings, wait: float) -> No
             optimizer.step()
             follow_schedule()
             if recipe.evaluates(step):
-                found = evaluate(model, digits, step)
-                bus.log(loss=found.loss, accuracy=found.accuracy)
-                print(f"{bus.name} step {step} loss {found.loss:.4f} accuracy {found.accuracy:.4f}", flush=True)
+                report(bus, evaluate(model, digits, step))
             faults.strike(bus.name, step)
         if settings.directory is not None:
+            optimizer.zero_grad()
+            if mix_until_all_are_done(settings.directory, settings, optimizer.step, linger):
+                report(bus, evaluate(model, digits, recipe.steps))
             leave_final(settings.directory, bus.name, model)
             if (mean := mean_of_finals(settings.directory, settings.members)) is not None:
                 nn.utils.vector_to_parameters(mean, (twin := build_model(recipe.model, recipe.seed)).parameters())
                 bus.log(mean_model_accuracy=evaluate(twin, digits, recipe.steps).accuracy)
+
+
+def report(bus: dagrad_bus.Attachment, found: Evaluation) -> None:
+    """Log one evaluation of the own replica, and say it."""
+    bus.log(loss=found.loss, accuracy=found.accuracy)
+    print(f"{bus.name} step {found.step} loss {found.loss:.4f} accuracy {found.accuracy:.4f}", flush=True)
+
+
+def mix_until_all_are_done(directory: Path, settings: Settings, step: Callable[[], object], seconds: float) -> int:
+    """Say that this worker is done, then take steps until all members have said so.
+
+    Args:
+        directory: the run folder; ``done/<name>`` stands there for a worker that trains no more.
+        settings: name this worker and the members.
+        step: an optimizer's step; without gradients it changes nothing, but exchanges.
+        seconds: after so many the others are left alone: one may have crashed.
+
+    Returns:
+        How many steps it took.
+    """
+    marks = directory / "done"
+    marks.mkdir(parents=True, exist_ok=True)
+    (marks / settings.name).touch()
+    deadline, steps = time.monotonic() + seconds, 0
+    while time.monotonic() < deadline and not all((marks / name).exists() for name in settings.members):
+        step()
+        steps += 1
+        time.sleep(MIX_PAUSE)
+    return steps
 
 
 def wait_for_all(settings: Settings, seconds: float) -> bool:
@@ -173,7 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     fail = {name: int(step) for name, step in flags.fail} if first else {}
     try:
         settings = from_environment(os.environ)
-        train(from_flags(flags), Faults(sleep=dict(flags.sleep), fail=fail), settings, flags.wait if first else 0.0)
+        faults = Faults(sleep=dict(flags.sleep), fail=fail)
+        train(from_flags(flags), faults, settings, wait=flags.wait if first else 0.0, linger=flags.linger)
     except BusError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -29,6 +29,7 @@ from dagrad_bus.errors import LayoutMismatch, RemoteError, UsageError
 from dagrad_bus.events import Arrival, LinkState, Outcome, Outgoing, Send
 from dagrad_bus.ids import NodeId, Step
 from dagrad_bus.link import Assembled, Dropped, LinkUp, Packed, Rejected, Settled, Stalled
+from dagrad_bus.log import get_logger
 from dagrad_bus.mailbox import Mailbox
 from dagrad_bus.membership import Liveness, Recovered
 from dagrad_bus.metrics import Metrics
@@ -64,6 +65,7 @@ class Bus:
         """Step, steps a second and ``time.monotonic()`` of the training thread's last step."""
         self.identity = Identity(settings, layout, time.time_ns())
         self.by_peer: dict[NodeId, Neighbour] = {}
+        self.log = get_logger(worker=settings.name)
         self._stack = AsyncExitStack()
         self._armed: tuple[float, asyncio.TimerHandle] | None = None
 
@@ -246,6 +248,7 @@ class Bus:
         for action in self.liveness.heard(neighbour.peer, now):
             if isinstance(action, Recovered):
                 self.metrics.count("recovered")
+                self.log.info("peer_heard_again", peer=neighbour.name)
 
     def _greeted(self, routing: bytes, message: Hello, now: float) -> None:
         neighbour = self.by_peer.get(message.node)
@@ -310,11 +313,13 @@ class Bus:
                 case Assembled():
                     self._decode(action)
                 case Rejected():
+                    self.log.warning("link_refused", peer=self._name_of(action.peer), why=action.text)
                     self._judge_refusals()
                 case Stalled():
                     self.metrics.count("link_stalled")
                 case LinkUp():
                     self.metrics.count("links_up")
+                    self.log.info("link_up", peer=self._name_of(action.peer))
                 case Dropped():
                     self.metrics.count(f"frames_dropped.{action.reason}")
                 case _:
@@ -323,6 +328,9 @@ class Bus:
             self._pump(neighbour)
         if actions:
             self.refresh()
+
+    def _name_of(self, peer: NodeId) -> str:
+        return self.by_peer[peer].name
 
     def _pump(self, neighbour: Neighbour) -> None:
         before = neighbour.sent_bytes

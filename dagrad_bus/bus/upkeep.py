@@ -59,7 +59,9 @@ class Upkeep:
             bus.metrics.gauge("loop_lag_ms", round(worst * 1000, 3))
             bus.metrics.gauge("peers", len(bus.liveness.alive))
             if now >= bus.liveness.next_deadline():
-                bus.metrics.count("suspected", len(bus.liveness.tick(now)))
+                for suspected in bus.liveness.tick(now):
+                    bus.metrics.count("suspected")
+                    bus.log.warning("peer_silent", peer=bus.by_peer[suspected.peer].name)
             for neighbour in bus.by_peer.values():
                 if neighbour.address is not None and neighbour.out.is_dead(now):
                     bus.metrics.count("connections_reset")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagrad_bus.attach import blend
@@ -25,6 +25,7 @@ def frames(rng: np.random.Generator, blocks: int, block: int, count: int) -> lis
     return made
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     block=st.sampled_from([1, 8, 64, 256]), blocks=st.integers(1, 60), count=st.integers(0, 6), seed=st.integers(0, 999)
 )

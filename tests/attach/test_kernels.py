@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagrad_bus import blocks
@@ -26,6 +26,7 @@ def vectors(size: int, block: int, seed: int) -> tuple[torch.Tensor, torch.Tenso
     return torch.from_numpy(x), torch.from_numpy(a)
 
 
+@settings(deadline=None, max_examples=40)
 @given(size=st.integers(1, 3000), block=BLOCKS, seed=st.integers(0, 99))
 def test_block_scores_equal_the_reference(size: int, block: int, seed: int) -> None:
     x, a = vectors(size, block, seed)
@@ -44,6 +45,7 @@ def test_block_scores_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(whole, parts)
 
 
+@settings(deadline=None, max_examples=40)
 @given(size=st.integers(1, 2000), block=BLOCKS, seed=st.integers(0, 99), count=st.integers(0, 300))
 def test_top_blocks_are_the_reference_s(size: int, block: int, seed: int, count: int) -> None:
     x, a = vectors(size, block, seed)
@@ -60,6 +62,7 @@ def test_top_blocks_by_a_sampled_threshold_are_exact() -> None:
         np.testing.assert_array_equal(found, np.sort(blocks.top_blocks(scores.astype(np.float32), 2000)))
 
 
+@settings(deadline=None, max_examples=40)
 @given(size=st.integers(1, 3000), seed=st.integers(0, 99), count=st.integers(1, 200))
 def test_elements_of_a_small_vector_are_the_reference_s(size: int, seed: int, count: int) -> None:
     x, a = vectors(size, 1, seed)
@@ -100,6 +103,7 @@ def test_sampled_positions_depend_on_seed_and_size_only() -> None:
     assert not np.array_equal(sampled_positions(1_000_000, 3), sampled_positions(1_000_000, 4))
 
 
+@settings(deadline=None, max_examples=40)
 @given(block=BLOCKS, seed=st.integers(0, 99))
 def test_gather_returns_what_scatter_put(block: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -102,3 +102,22 @@ def test_the_start_waits_for_all_addresses_and_not_for_ever(tmp_path: Path) -> N
 
 def test_without_a_run_folder_nobody_is_waited_for() -> None:
     assert digits.wait_for_all(Settings(), 60.0)
+
+
+def test_a_worker_mixes_on_until_the_others_are_done(tmp_path: Path) -> None:
+    members = ("local.0", "local.1")
+    settings = Settings(name="local.0", members=members, directory=tmp_path)
+    taken: list[int] = []
+
+    def step() -> None:
+        taken.append(1)
+        if len(taken) == 3:
+            (tmp_path / "done" / "local.1").touch()
+
+    assert digits.mix_until_all_are_done(tmp_path, settings, step, 60.0) == len(taken) == 3
+    assert digits.mix_until_all_are_done(tmp_path, settings, step, 60.0) == 0
+
+
+def test_a_worker_does_not_linger_for_ever(tmp_path: Path) -> None:
+    settings = Settings(name="local.0", members=("local.0", "local.1"), directory=tmp_path)
+    assert digits.mix_until_all_are_done(tmp_path, settings, lambda: None, 0.0) == 0

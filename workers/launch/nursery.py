@@ -310,7 +310,7 @@ def _load_module(main: ModuleType, name: str) -> CodeType:
 
 def _hide_our_frames(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
     """Print an uncaught exception as Python does for a program that it has started itself."""
-    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith((__file__, "<frozen importlib")):
         frames = frames.tb_next
     sys.__excepthook__(kind, error.with_traceback(frames), frames)
 

@@ -56,7 +56,9 @@ async def test_leaving_ends_what_still_runs(tmp_path: Path) -> None:
 @pytest.mark.asyncio
 async def test_what_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
     async with open_channel(os.environ, preload=(), grace=1, log=tmp_path / "nursery.log") as channel:
-        channel.send_order("start", **program(tmp_path, "sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"))
+        channel.send_order(
+            "start", **program(tmp_path, "sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done")
+        )
         await receive(channel, "started")
         channel.send_order("stop", grace=0.2)
         channel.send_order("start", **program(tmp_path, "true"))  # still obeys meanwhile

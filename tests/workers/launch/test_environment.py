@@ -7,7 +7,8 @@ from dagrad_bus.workers.launch.environment import common_environment, count_core
 
 
 @pytest.mark.parametrize(
-    "name", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "TORCHELASTIC_RUN_ID", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"]
+    "name",
+    ["RANK", "WORLD_SIZE", "MASTER_ADDR", "TORCHELASTIC_RUN_ID", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"],
 )
 def test_ranks_of_another_launcher_are_taken_away_and_kept_readable(name: str) -> None:
     assert scrub({name: "2", "HOME": "/"}) == {f"DAGRAD_LAUNCHER_{name}": "2", "HOME": "/"}

@@ -1,0 +1,181 @@
+"""The state rule: replicas converge, nothing is lost, the same seed gives the same frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dagrad_bus.attach.attachment import Attachment, attach
+from dagrad_bus.codec import Value
+from dagrad_bus.settings import ExchangeSettings, Settings
+
+Ports = Callable[[int], list[Any]]
+
+
+def model_of(seed: int, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(9, 16), nn.BatchNorm1d(16), nn.Linear(16, 4)).to(dtype)
+
+
+def attached(model: nn.Module, port: Any, **exchange: Any) -> tuple[Attachment, torch.optim.Optimizer]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    settings = Settings(exchange=replace(ExchangeSettings(density=0.1), **exchange))
+    return attach(model, optimizer, port, settings=settings, clock=port.clock), optimizer
+
+
+def flat(model: nn.Module) -> torch.Tensor:
+    return torch.cat([value.detach().float().reshape(-1) for value in model.state_dict().values()])
+
+
+def run(models: list[nn.Sequential], ports: list[Any], steps: int, **exchange: Any) -> list[Attachment]:
+    """Step all workers in turn, with learning rate 0: only mixing moves them."""
+    made = [attached(model, port, **exchange) for model, port in zip(models, ports, strict=True)]
+    for _ in range(steps):
+        for _, optimizer in made:
+            optimizer.step()
+    return [attachment for attachment, _ in made]
+
+
+@pytest.mark.parametrize("block", [1, 8, 64])
+@pytest.mark.parametrize("wire", ["f32", "f16", "bf16", "int8"])
+def test_replicas_with_nothing_else_to_do_move_toward_each_other(connected: Ports, block: int, wire: str) -> None:
+    models = [model_of(i) for i in range(3)]
+    before = (flat(models[0]) - flat(models[1])).norm()
+    run(models, connected(3), 150, block=block, wire=wire, refresh=0.5)
+    after = max((flat(models[0]) - flat(other)).norm() for other in models[1:])
+    assert after < (0.03 if wire != "int8" else 0.1) * before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_models_of_other_dtypes_move_toward_each_other_too(connected: Ports, dtype: torch.dtype) -> None:
+    models = [model_of(i, dtype) for i in range(2)]
+    before = (flat(models[0]) - flat(models[1])).norm()
+    run(models, connected(2), 150, block=8, refresh=0.5)
+    assert (flat(models[0]) - flat(models[1])).norm() < 0.05 * before
+    assert all(parameter.dtype == dtype for parameter in models[0].parameters())
+
+
+@pytest.mark.parametrize("block", [1, 8])
+def test_the_same_seed_gives_the_same_frames_bit_for_bit(connected: Ports, block: int) -> None:
+    def frames() -> list[tuple[list[int], bytes, tuple[bytes, ...]]]:
+        ports = connected(4)
+        run([model_of(i) for i in range(4)], ports, 12, block=block, fanout=2, seed=5)
+        sent = [outgoing for port in ports for outgoing in port.published]
+        return [(o.selection.indices.tolist(), o.selection.values.tobytes(), o.links) for o in sent]
+
+    assert frames() == frames()
+
+
+def test_a_frame_holds_the_budget_with_its_stripe_and_rising_indices(connected: Ports) -> None:
+    ports = connected(2)
+    model = model_of(0)
+    attachment, optimizer = attached(model, ports[0], block=1, density=0.1)
+    size = sum(tensor.numel() for tensor in model.state_dict().values()) - 1
+    for _ in range(5):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += torch.randn_like(parameter)
+        optimizer.step()
+    assert attachment.step_count == 5 and len(ports[0].published) == 5
+    for outgoing in ports[0].published:
+        assert len(outgoing.selection.indices) == round(0.1 * size)
+        assert (np.diff(outgoing.selection.indices) > 0).all()
+        assert outgoing.refreshed == max(1, int(round(0.1 * size) / 16))
+
+
+def test_interval_says_how_often(connected: Ports) -> None:
+    ports = connected(2)
+    run([model_of(0), model_of(1)], ports, 12, interval=4)
+    assert [outgoing.step for outgoing in ports[0].published] == [4, 8, 12]
+
+
+def test_without_a_ready_link_nothing_is_extracted_and_the_change_stays(connected: Ports) -> None:
+    ports = connected(2)
+    model = model_of(0)
+    attachment, optimizer = attached(model, ports[0])
+    ports[0].ready = False
+    with torch.no_grad():
+        model[0].weight += 1.0
+    optimizer.step()
+    assert not ports[0].published
+    anchor = attachment.state_dict()["tensors"]["anchor"]
+    assert torch.equal(anchor[:144] + 1.0, model[0].weight.detach().reshape(-1))
+
+
+@pytest.mark.parametrize("trouble", ["accepts", "delivers"])
+def test_a_lost_frame_is_repeated_and_raises_nothing(connected: Ports, trouble: str) -> None:
+    ports = connected(2)
+    model = model_of(0)
+    _, optimizer = attached(model, ports[0], block=1, density=0.05, refresh=0.0)
+    with torch.no_grad():
+        model[2].bias += 100.0
+    setattr(ports[0], trouble, False)
+    optimizer.step()
+    setattr(ports[0], trouble, True)
+    optimizer.step()
+    again = ports[0].published[-1]
+    assert again.dirty == len(again.selection.indices) == 4
+    sent = torch.from_numpy(again.selection.values.view(np.int16)).view(torch.bfloat16).reshape(-1)
+    assert torch.equal(sent, model[2].bias.detach().to(torch.bfloat16))
+
+
+def test_integer_buffers_take_the_maximum(connected: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dagrad_bus.attach.exchange.INTEGER_PERIOD", 3)
+    ports = connected(2)
+    models = [model_of(0), model_of(1)]
+    for model, count in zip(models, (7, 40), strict=True):
+        model[1].num_batches_tracked.fill_(count)
+    run(models, ports, 8, block=8)
+    assert [int(model[1].num_batches_tracked) for model in models] == [40, 40]
+    kinds = [outgoing.value_type for outgoing in ports[0].published]
+    assert kinds.count(Value.I64) == 2
+
+
+def test_batch_statistics_are_mixed(connected: Ports) -> None:
+    models = [model_of(0), model_of(1)]
+    models[1][1].running_mean.fill_(5.0)
+    run(models, connected(2), 100, refresh=0.5)
+    assert models[0][1].running_mean.mean().item() == pytest.approx(models[1][1].running_mean.mean().item(), abs=0.1)
+    assert models[0][1].running_mean.mean().item() > 1.0
+
+
+def test_values_that_are_not_finite_do_not_spread(connected: Ports) -> None:
+    ports = connected(2)
+    models = [model_of(0), model_of(1)]
+    with torch.no_grad():
+        models[0][0].weight[0, :3] = torch.nan
+    run(models, ports, 60, block=1, density=0.2)
+    assert torch.isfinite(flat(models[1])).all()
+    assert ports[0].metrics["blocks_poisoned"] > 0
+
+
+def test_values_beyond_f16_travel_as_bf16(connected: Ports) -> None:
+    ports = connected(2)
+    model = model_of(0)
+    _, optimizer = attached(model, ports[0], wire="f16")
+    with torch.no_grad():
+        model[0].weight += 1e6
+    optimizer.step()
+    assert ports[0].published[0].value_type is Value.BF16
+
+
+def test_frames_of_another_shape_or_kind_are_dropped_and_counted(connected: Ports) -> None:
+    ports = connected(2)
+    models = [model_of(0), model_of(1)]
+    attached(models[0], ports[0])
+    _, optimizer = attached(models[1], ports[1], rule="local")
+    _, sender = attached(model_of(2), ports[0])
+    sender.step()
+    before = flat(models[1]).clone()
+    wide = replace(ports[1].waiting[0], selection=replace(ports[1].waiting[0].selection, indices=np.array([10**6])))
+    ports[1].waiting.append(wide)
+    optimizer.step()
+    assert ports[1].metrics["frames_dropped.kind"] == 1
+    assert ports[1].metrics["frames_dropped.layout"] == 1
+    assert torch.equal(flat(models[1]), before)
