@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## four workers learn together; figures in $(RUN)
 	@rm -rf $(RUN)
-	$(BIN)/dagrad run -n 4 --dir $(RUN) -- $(BIN)/python -m dagrad_bus.workers.digits --steps 300
+	$(BIN)/dagrad run -n 4 --dir $(RUN) -- $(BIN)/python -m dagrad_bus.workers.digits --steps 200 --pace 0.06
 
 test: $(READY)  ## the fast tests
 	$(BIN)/python -m pytest -q -m "not slow"

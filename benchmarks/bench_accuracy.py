@@ -3,7 +3,7 @@
 Each cell of the grid (shards, rule, learning rate, seed) is one ``dagrad run``; the reference is computed in this
 process. Results are kept in ``results.jsonl`` as they come, so a benchmark that was stopped goes on where it was::
 
-    python benchmarks/bench_accuracy.py                        # the default grid, about five minutes on two cores
+    python benchmarks/bench_accuracy.py                        # the default grid, about seven minutes on two cores
     python benchmarks/bench_accuracy.py --rates 0.02 0.05 0.1  # more cells; those at hand are not run again
 
 At the end it prints rows of Markdown, each rule at its best rate, writes ``accuracy.json`` and ``accuracy.md`` beside
@@ -42,6 +42,8 @@ class Cell:
     steps: int
     density: float
     w0: float | None
+    pace: float
+    """Least seconds of a step: eight workers on two cores then exchange at each step."""
     extra: tuple[str, ...]
     """Further flags of the training program."""
 
@@ -84,6 +86,7 @@ def measure(cell: Cell, folder: Path) -> Result:
         last = _call([*program, "--workers", str(cell.workers)]).splitlines()[-1]
         accuracy = float(last.rpartition(" ")[2])
         return Result(accuracy, accuracy, 0.0, accuracy, None, None, None, time.monotonic() - start)
+    program += ["--pace", str(cell.pace)]
     options = ["-n", cell.workers, "--rule", cell.rule, "--density", cell.density, "--seed", cell.seed]
     options += ["--w0", cell.w0] if cell.w0 is not None else []
     target = folder / f"{cell.shards}-{cell.rule}-lr{cell.lr}-seed{cell.seed}-{time.time_ns() // 10**6}"
@@ -222,7 +225,7 @@ def make_grid(flags: argparse.Namespace) -> list[Cell]:
     """Return the cells, the reference first for each kind of shards."""
     rules = ["reference", *(rule for rule in flags.rules if rule != "reference")]
     grid = product(flags.shards, rules, flags.rates, flags.seeds)
-    fixed = (flags.workers, flags.steps, flags.density, flags.w0, tuple(flags.extra))
+    fixed = (flags.workers, flags.steps, flags.density, flags.w0, flags.pace, tuple(flags.extra))
     return [Cell(shards, rule, lr, seed, *fixed) for shards, rule, lr, seed in grid]
 
 
@@ -240,6 +243,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--density", type=float, default=0.01)
     parser.add_argument("--w0", type=float, help="default: that of the settings")
+    parser.add_argument("--pace", type=float, default=0.1, help="least seconds of a step of a worker")
     parser.add_argument("--extra", nargs=argparse.REMAINDER, default=[], help="further flags of the training program")
     return parser.parse_args(argv)
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from dagrad_bus.blocks import Layout
 from dagrad_bus.bus import Bus
-from dagrad_bus.errors import BusClosed, BusError, UsageError
+from dagrad_bus.errors import BusClosed, BusError, StartError, UsageError
 from dagrad_bus.events import Outgoing, View
 from dagrad_bus.ids import NodeId, Step
 from dagrad_bus.mailbox import coalesce
@@ -100,6 +100,7 @@ class Inbox(Generic[T]):
         self._items: deque[T] = deque()
         self._bell = Bell()
         self._rung = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         self._closed = False
 
@@ -134,10 +135,13 @@ class Inbox(Generic[T]):
             self._fail(error)
 
     def close(self) -> None:
-        """Refuse items from now on and leave the loop (its own thread)."""
+        """Refuse items from now on and leave the loop (its own thread); idempotent, also where it never started."""
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
-            self._loop.remove_reader(self._bell.fileno())
+            if self._loop is not None:
+                self._loop.remove_reader(self._bell.fileno())
             self._bell.close()
 
 
@@ -160,7 +164,8 @@ class BusThread:
         self._layout = layout
         self._recorder = Recorder(settings, self.snapshot, self._progress)
         self._inbox: Inbox[Callable[[], None]] = Inbox(lambda call: call(), HANDED)
-        self._in_hand: tuple[NodeId, ...] = ()
+        self._in_hand: deque[tuple[NodeId, ...]] = deque()
+        """Links of the frames handed over that the loop has not taken yet, oldest first."""
         self._stop: Callable[[], None] | None = None
         self._started: Future[None] = Future()
         self._ended: Future[None] = Future()
@@ -170,7 +175,14 @@ class BusThread:
         self._former_switch = sys.getswitchinterval()
         sys.setswitchinterval(min(SWITCH_INTERVAL, self._former_switch))
         self._thread.start()
-        self._started.result(START_TIMEOUT)
+        try:
+            self._started.result(START_TIMEOUT)
+        except BaseException as error:
+            sys.setswitchinterval(self._former_switch)
+            if isinstance(error, TimeoutError) and not self._started.done():
+                raise StartError(f"the bus thread did not start within {START_TIMEOUT} s") from None
+            self._thread.join(STOP_TIMEOUT)
+            raise
 
     # The thread ------------------------------------------------------------------------------------------------
 
@@ -184,8 +196,7 @@ class BusThread:
             self._ended.set_result(None)
 
     def _settle(self, error: BaseException) -> None:
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
+        error = _innermost(error)
         self._ended.set_exception(error)
         if not self._started.done():
             self._started.set_exception(error)
@@ -193,19 +204,22 @@ class BusThread:
     async def _live(self) -> None:
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
-        async with self._bus:
-            self._inbox.start(loop, self._bus.fail)
-            try:
+        try:
+            async with self._bus, asyncio.TaskGroup() as group:
+                self._inbox.start(loop, self._bus.fail)
                 self._recorder.start(self._layout)
-                async with asyncio.TaskGroup() as group:
-                    record = group.create_task(self._recorder.keep(), name="dagrad-record")
-                    self._stop = lambda: _ring_off(loop, stopped)
-                    self._started.set_result(None)
-                    await stopped.wait()
-                    record.cancel()
-            finally:
+                record = group.create_task(self._recorder.keep(), name="dagrad-record")
+                self._stop = lambda: _ring_off(loop, stopped)
+                self._started.set_result(None)
+                await stopped.wait()
                 self._inbox.close()
-        await self._recorder.end(self._reason)
+                record.cancel()
+        except BaseException as error:
+            self._reason = type(_innermost(error)).__name__
+            raise
+        finally:
+            self._inbox.close()
+            await self._recorder.end(self._reason)
 
     # The training thread's side --------------------------------------------------------------------------------
 
@@ -225,7 +239,8 @@ class BusThread:
         outcomes = []
         while bus.outcomes:
             outcomes.append(bus.outcomes.popleft())
-        busy = self._in_hand  # the loop has not looked at these yet: their state is that of before
+        # The loop has not looked at these yet: their state is that of before.
+        busy = {peer for links in self._in_hand.copy() for peer in links}
         states = tuple(replace(s, ready=s.ready and s.peer not in busy) for s in bus.states) if busy else bus.states
         return View(states, arrivals, tuple(outcomes))
 
@@ -236,12 +251,15 @@ class BusThread:
             BusClosed: used after :meth:`close`, or the bus thread died (its error is the cause).
         """
         self._check()
-        self._in_hand = outgoing.links
-        return self._inbox.put(partial(self._pass_on, outgoing))
+        self._in_hand.append(outgoing.links)
+        taken = self._inbox.put(partial(self._pass_on, outgoing))
+        if not taken:
+            self._in_hand.pop()
+        return taken
 
     def _pass_on(self, outgoing: Outgoing) -> None:
         self._bus.publish(outgoing)
-        self._in_hand = ()
+        self._in_hand.popleft()
 
     def note_step(self, step: int, rate: float) -> None:
         """Tell the local step count and the steps a second."""
@@ -306,6 +324,13 @@ class BusThread:
     ) -> None:
         """Close it."""
         self.close("closed" if kind is None else kind.__name__)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Return what a group holds, if that is one exception."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _ring_off(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dagrad_bus.events import Arrival, Selection
 from dagrad_bus.ids import NodeId
@@ -75,16 +76,16 @@ def coalesce(arrivals: Sequence[Arrival]) -> tuple[tuple[Arrival, ...], int]:
     if len({a.peer for a in arrivals}) == len(arrivals):
         return tuple(arrivals), 0
     kept: list[Arrival] = []
-    newer: dict[tuple[NodeId, int], np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
+    newer: dict[NodeId, NDArray[np.int64]] = {}
     superseded = 0
     for arrival in reversed(arrivals):
-        chosen, key = arrival.selection, (arrival.peer, int(arrival.value_type))
-        known = newer.get(key)
+        chosen = arrival.selection
+        known = newer.get(arrival.peer)  # whatever the value type: a block of integers has a number of its own
         if known is not None:
             fresh = ~np.isin(chosen.indices, known, assume_unique=True)
             superseded += int(len(fresh) - fresh.sum())
             chosen = Selection(chosen.indices[fresh], chosen.values[fresh])
-        newer[key] = chosen.indices if known is None else np.union1d(known, chosen.indices)
+        newer[arrival.peer] = chosen.indices if known is None else np.union1d(known, chosen.indices)
         if len(chosen.indices):
             kept.append(replace(arrival, selection=chosen))
     return tuple(reversed(kept)), superseded

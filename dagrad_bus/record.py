@@ -50,6 +50,7 @@ class Recorder:
         self._progress = progress
         self._waiting: deque[dict[str, object]] = deque(maxlen=WAITING)
         self._lost = 0
+        self._started = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="dagrad-record")
 
     def _put(self, line: dict[str, object]) -> None:
@@ -59,6 +60,7 @@ class Recorder:
 
     def start(self, layout: Layout) -> None:
         """Write who this is and what it trains."""
+        self._started = True
         settings = self._settings
         parts = {name: asdict(getattr(settings, name)) for name in ("exchange", "link", "beat", "transport")}
         self._put(
@@ -77,7 +79,7 @@ class Recorder:
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Add the user's numbers; what is not finite becomes null, as JSON has no word for it."""
         plain = {k: v if math.isfinite(v) else None for k, v in ((k, float(v)) for k, v in numbers.items())}
-        self._put({"event": "log", "time": time.time(), "step": step, **plain})
+        self._put({**plain, "event": "log", "time": time.time(), "step": step})
 
     def sample(self, step: int, values: NDArray[np.float32]) -> None:
         """Add the fixed coordinates of the replica at ``step``; float32[m]."""
@@ -97,9 +99,10 @@ class Recorder:
             await asyncio.sleep(INTERVAL)
 
     async def end(self, reason: str) -> None:
-        """Write the last line and everything that waits."""
-        self._state("end", reason=reason)
-        await self._write()
+        """Write the last line and everything that waits, if there was a first line."""
+        if self._started:
+            self._state("end", reason=reason)
+            await self._write()
         self._writer.shutdown()
 
     async def _write(self) -> None:

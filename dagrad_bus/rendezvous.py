@@ -56,7 +56,7 @@ def look_up(folder: Path, name: str) -> Address | None:
             inbox=str(given["inbox"]),
             beat=str(given["beat"]),
         )
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     makes_sense = found.name == name and all(_ENDPOINT.fullmatch(end) for end in (found.inbox, found.beat))
     return found if makes_sense else None

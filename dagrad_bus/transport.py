@@ -143,7 +143,8 @@ class Outlet:
     def _look(self) -> None:
         if self._sock.closed:
             return
-        if self._refused and int(self._sock.get(zmq.EVENTS)) & zmq.POLLOUT:
+        # Reading EVENTS is what takes the signal off the descriptor: left there, the loop would call this for ever.
+        if int(self._sock.get(zmq.EVENTS)) & zmq.POLLOUT and self._refused:
             self._refused = False
             try:
                 self._on_room()

@@ -80,22 +80,29 @@ class TableWatcher:
         self._styles = {name: COLOURS[slot % len(COLOURS)] for slot, name in enumerate(names)}
         self._began = time.monotonic()
         self._due = 0.0
+        self._pending: list[Text] = []
 
     def show_line(self, name: str, text: str) -> None:
         """Print one line of a worker above the table."""
-        line = Text.assemble((f"{name}| ", self._styles[name]), Text.from_ansi(text))
-        self._live.console.print(line, soft_wrap=True)
+        self._pending.append(Text.assemble((f"{name}| ", self._styles[name]), Text.from_ansi(text)))
 
     def show_note(self, text: str) -> None:
         """Print one line of the launcher above the table."""
-        self._live.console.print(Text(f"dagrad: {text}", style="bold"), soft_wrap=True)
+        self._pending.append(Text(f"dagrad: {text}", style="bold"))
 
     def show_workers(self, workers: Sequence[Worker], *, final: bool) -> None:
-        """Draw the table if it is time."""
+        """Print the lines that came since the last call; draw the table if it is time."""
+        self.flush()
         now = time.monotonic()
         if final or now >= self._due:
             self._due = now + _REFRESH
             self._live.update(live_table(workers, seconds=now - self._began), refresh=True)
+
+    def flush(self) -> None:
+        """Print what waits, all at once: each print draws the table anew."""
+        if self._pending:
+            self._live.console.print(Text("\n").join(self._pending), soft_wrap=True)
+            self._pending.clear()
 
 
 @contextmanager
@@ -109,7 +116,11 @@ def watching(progress: Progress, console: Console, names: Sequence[str]) -> Gene
     """
     if progress == "table" or (progress == "auto" and console.is_terminal):
         with Live(console=console, auto_refresh=False, transient=True) as live:
-            yield TableWatcher(live, names)
+            watcher = TableWatcher(live, names)
+            try:
+                yield watcher
+            finally:
+                watcher.flush()
     else:
         out = sys.stderr if console.stderr else sys.stdout
         yield LinesWatcher(out, sys.stderr, names, reports=progress != "none")

@@ -196,7 +196,7 @@ def _sum_dropped(records: Sequence[Record]) -> dict[str, int]:
     for record in records:
         for name, count in record.last.get("counters", {}).items():
             head, _, reason = name.partition(".")
-            if head == "frames_dropped":
+            if head == "frames_dropped" and count:
                 reasons[reason or "other"] = reasons.get(reason or "other", 0) + count
     return dict(sorted(reasons.items()))
 

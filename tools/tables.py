@@ -61,11 +61,12 @@ def _state(state: str) -> Text:
 
 def live_table(workers: Sequence[Worker], *, seconds: float) -> Table:
     """Return the table that is shown while workers train."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title=f"{seconds:,.0f} s", title_justify="right")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("worker")
-    for name in ("step", "steps/s", "loss", "accuracy", "sent/step", "age", "peers"):
-        table.add_column(name, justify="right")
-    table.add_column("state")
+    for name, width in (("step", 7), ("steps/s", 8), ("loss", 8), ("accuracy", 8), ("sent/step", 9), ("age", 5)):
+        table.add_column(name, justify="right", min_width=width)  # or the table would jump as numbers grow
+    table.add_column("peers", justify="right")
+    table.add_column(f"after {seconds:.0f} s", min_width=11)
     for slot, worker in enumerate(workers):
         cells = live_cells(worker.record)
         table.add_row(Text(worker.name, style=COLOURS[slot % len(COLOURS)]), *cells, _state(worker.state))

@@ -55,15 +55,19 @@ class Faults:
 
     sleep: Mapping[str, float] = field(default_factory=dict[str, float])
     """Seconds that a worker sleeps after each of its steps: a straggler."""
+    pace: float = 0.0
+    """Seconds that a step of any worker takes at least, as if its model were larger: more workers than cores then go
+    side by side, and exchange at each step, instead of in turns."""
     fail: Mapping[str, int] = field(default_factory=dict[str, int])
     """Step at which a worker's process ends at once, without a word to anybody."""
 
-    def strike(self, name: str, step: int) -> None:
-        """Do to worker ``name`` what is due after its step number ``step``."""
+    def strike(self, name: str, step: int, began: float) -> None:
+        """Do to worker ``name`` what is due after its step number ``step``, begun at ``time.monotonic() == began``."""
         if self.fail.get(name) == step:
             print(f"{name} crashes at step {step}, as asked", flush=True)
             os._exit(CRASH)
-        if pause := self.sleep.get(name):
+        pause = max(0.0, began + self.pace - time.monotonic()) + self.sleep.get(name, 0.0)
+        if pause:
             time.sleep(pause)
 
 
@@ -96,6 +100,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--linger", type=float, default=5.0, metavar="S", help="seconds to go on mixing at the end, at most; default 5"
     )
+    parser.add_argument("--pace", type=float, default=0.0, metavar="S", help="a step takes S s at least; default 0")
     parser.add_argument(
         "--sleep", type=parse_fault, action="append", default=[], metavar="W:S", help="worker W sleeps S s each step"
     )
@@ -123,13 +128,14 @@ def train(recipe: Recipe, faults: Faults, settings: Settings, *, wait: float, li
         batches = Batches(shard, recipe.batch, recipe.seed, bus.name)
         wait_for_all(settings, wait)
         for step in range(1, recipe.steps + 1):
+            began = time.monotonic()
             optimizer.zero_grad()
             recipe.loss(model, *digits.batch(batches.next())).backward()  # type: ignore[no-untyped-call]  # torch's
             optimizer.step()
             follow_schedule()
             if recipe.evaluates(step):
                 report(bus, evaluate(model, digits, step))
-            faults.strike(bus.name, step)
+            faults.strike(bus.name, step, began)
         if settings.directory is not None:
             optimizer.zero_grad()
             if mix_until_all_are_done(settings.directory, settings, optimizer.step, linger):
@@ -211,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fail = {name: int(step) for name, step in flags.fail} if first else {}
     try:
         settings = from_environment(os.environ)
-        faults = Faults(sleep=dict(flags.sleep), fail=fail)
+        faults = Faults(pace=flags.pace, sleep=dict(flags.sleep), fail=fail)
         train(from_flags(flags), faults, settings, wait=flags.wait if first else 0.0, linger=flags.linger)
     except BusError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -132,10 +132,11 @@ class Attachment:
         if failure is not None:
             raise failure
 
-    def log(self, **numbers: float) -> None:
+    def log(self, **numbers: float | Tensor) -> None:
         """Record numbers beside the run's own: loss, accuracy, ... Scalar tensors are read (and waited for)."""
         self._check()
-        self._port.log(**{name: float(number) for name, number in numbers.items()})
+        plain = {name: n.detach() if isinstance(n, Tensor) else n for name, n in numbers.items()}
+        self._port.log(**{name: float(number) for name, number in plain.items()})
 
     def metrics(self) -> Mapping[str, Mapping[str, object]]:
         """Return a copy of all counters, gauges and histograms of this worker, the bus thread's included."""

@@ -25,7 +25,7 @@ from dagrad_bus.bus.neighbour import Neighbour
 from dagrad_bus.bus.reception import Reception
 from dagrad_bus.bus.upkeep import Upkeep
 from dagrad_bus.codec import Codec
-from dagrad_bus.errors import LayoutMismatch, RemoteError, UsageError
+from dagrad_bus.errors import LayoutMismatch, RemoteError, UsageError, VersionMismatch
 from dagrad_bus.events import Arrival, LinkState, Outcome, Outgoing, Send
 from dagrad_bus.ids import NodeId, Step
 from dagrad_bus.link import Assembled, Dropped, LinkUp, Packed, Rejected, Settled, Stalled
@@ -95,6 +95,7 @@ class Bus:
     async def _start(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._broken: asyncio.Future[None] = self.loop.create_future()
+        self._stack.callback(self._disarm)  # first in, last out: until then something may arm the timer again
         self.transport = self._stack.enter_context(open_transport(self.self_id, self.settings.transport))
         self.threads = self._stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="dagrad-coder"))
         hello = self.identity.hello(self.transport.inbox, self.transport.beat)
@@ -113,6 +114,7 @@ class Bus:
         upkeep = Upkeep(self)
         jobs = (self._watch, upkeep.beat, upkeep.judge, upkeep.find_peers, self._encoder.run, self._decoder.run)
         self._tasks = [group.create_task(job(), name=f"dagrad.{job.__qualname__}") for job in jobs]
+        self._stack.push_async_exit(self._leave)
 
     async def _announce(self) -> None:
         folder = self.settings.directory
@@ -131,17 +133,24 @@ class Bus:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         """Say goodbye, flush until the deadline, stop every task, close every socket."""
+        return await self._stack.__aexit__(kind, error, trace)
+
+    async def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Say goodbye if all is well, and stop the tasks. On the stack, so that whatever happens here all is closed."""
         try:
             if kind is None:
-                await self._leave()
+                await self._say_goodbye()
         finally:
             for task in self._tasks:
                 task.cancel()
-            if self._armed is not None:
-                self._armed[1].cancel()
-        return await self._stack.__aexit__(kind, error, trace)
 
-    async def _leave(self) -> None:
+    def _disarm(self) -> None:
+        if self._armed is not None:
+            self._armed[1].cancel()
+
+    async def _say_goodbye(self) -> None:
         """Tell the neighbours, and let what is queued out, as far as the flush time allows."""
         for neighbour in self.by_peer.values():
             neighbour.queue(Bye(reason=ByeReason.LEAVE))
@@ -255,7 +264,7 @@ class Bus:
         try:
             self.identity.admit(message)
         except RemoteError as error:
-            if neighbour is not None and error.code != "admission":
+            if neighbour is not None and isinstance(error, LayoutMismatch | VersionMismatch):
                 neighbour.refusal = str(error)
                 self.act(neighbour, [Send(neighbour.peer, self.identity.refusal(error))])
                 self._judge_refusals()
@@ -372,9 +381,11 @@ class Bus:
         if frame.head.raw_size <= INLINE_BYTES and not neighbour.decoding:
             self._decided(frame, self._unpack(frame))
             return
-        neighbour.decoding += 1
-        if not self._decoder.put(frame):
-            raise AssertionError("credit bounds the frames being decoded below the queue's size")
+        if self._decoder.put(frame):
+            neighbour.decoding += 1
+        else:  # credit keeps the queue short, but a peer that greets again and again gets it anew each time
+            self.metrics.count("frames_dropped.overload")
+            self._answer(frame, NackCode.OVERLOAD)
 
     def _unpack(self, frame: Assembled) -> Arrival | RemoteError:
         """Decode; on the loop or beside it."""
@@ -387,15 +398,19 @@ class Bus:
     def _decoded(self, frame: Assembled, result: Arrival | RemoteError) -> None:
         self.by_peer[frame.peer].decoding -= 1
         self._decided(frame, result)
+        self.refresh()
 
     def _decided(self, frame: Assembled, result: Arrival | RemoteError) -> None:
-        neighbour = self.by_peer[frame.peer]
         if isinstance(result, Arrival):
             self.mailbox.put(result)
             self.metrics.count("frames_received")
         else:
             self.metrics.count("frames_dropped.decode")
+        self._answer(frame, 0 if isinstance(result, Arrival) else NackCode.DECODE)
+
+    def _answer(self, frame: Assembled, code: int) -> None:
+        """Give the verdict to the link the frame came through, unless a restarted sender has replaced it."""
+        neighbour = self.by_peer[frame.peer]
         incoming = neighbour.incoming
         if incoming is not None and incoming is frame.link:
-            code = 0 if isinstance(result, Arrival) else NackCode.DECODE
             self.act(neighbour, incoming.verdict(frame.seq, code, self.loop.time()))

@@ -8,13 +8,14 @@ safe on hostile bytes; on any other interface only raw and zlib are taken (docs/
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
 from dagrad_bus.blocks import Layout
 from dagrad_bus.codec import Codec
-from dagrad_bus.errors import LayoutMismatch, NotAdmitted, RemoteError, VersionMismatch
+from dagrad_bus.errors import LayoutMismatch, MalformedFrame, NotAdmitted, RemoteError, VersionMismatch
 from dagrad_bus.ids import NodeId, derive_node_id
 from dagrad_bus.settings import Settings
 from dagrad_bus.wire import Error, ErrorCode, Hello, HelloOk
@@ -22,6 +23,8 @@ from dagrad_bus.wire import Error, ErrorCode, Hello, HelloOk
 MINOR = 0
 """Minor version of the wire spoken here."""
 _CAPABILITY = {Codec.ZLIB: 1 << 0, Codec.BLOSC2_LZ4: 1 << 2, Codec.BLOSC2_ZSTD: 1 << 3}
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?\]")
+"""A host name or an address as it stands in an endpoint, IPv6 in brackets."""
 _ERROR_CODES = {LayoutMismatch.code: ErrorCode.LAYOUT, VersionMismatch.code: ErrorCode.VERSION}
 BACKOFF_MS = 60_000
 """How long a peer that trains another model, or speaks another version, stays away."""
@@ -85,12 +88,15 @@ class Identity:
 
         Raises:
             NotAdmitted: another run, a wrong key, or no member. Such a peer gets no answer.
+            MalformedFrame: an address that no socket could connect to.
             VersionMismatch, LayoutMismatch: a member that cannot be talked to. Such a peer gets an ERROR.
         """
         if not hmac.compare_digest(message.job, self.proof):
             raise NotAdmitted(f"{message.name!r} belongs to another run, or does not hold this run's key")
         if message.node not in self.members or message.node == self.node:
             raise NotAdmitted(f"{message.name!r} is no member of run {self.settings.run!r}")
+        if not _HOST.fullmatch(message.host) or not message.inbox_port or not message.beat_port:
+            raise MalformedFrame(f"{message.name} listens at {message.host!r}: no address to connect to")
         if message.minor[0] > MINOR:
             raise VersionMismatch(f"{message.name} speaks wire 1.{message.minor[0]} and up, this worker 1.{MINOR}")
         if message.layout != self.layout.digest:

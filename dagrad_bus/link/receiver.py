@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from dagrad_bus.events import Send
@@ -12,6 +11,8 @@ from dagrad_bus.settings import LinkSettings
 from dagrad_bus.wire import Ack, AckInfo, Data, DataHead, Nack, NackCode, Ping
 
 _MASK = (1 << HISTORY) - 1
+_MAX_SEQ = 1 << 63
+"""No honest sender gets there; credit beyond it still fits the wire's u64."""
 
 
 class InLink:
@@ -47,10 +48,12 @@ class InLink:
         self._size = 0
         self._chunk_n = 0
         self._first_at = 0.0
-        self._decoding: deque[int] = deque()
+        self._verdicts: dict[int, int | None] = {}
+        """Frames being decoded, and those behind them that were refused already: seq to NACK code, None while open."""
         self._ping: Ping | None = None
         self._ack_since: float | None = None
-        self._starved = False
+        self._told = 0
+        """The credit that the last acknowledgement spoke of; ``credit`` may be ahead of it."""
 
     @property
     def assembly_bytes(self) -> int:
@@ -70,11 +73,10 @@ class InLink:
     def ack_sent(self) -> None:
         """Take note that an acknowledgement left: none is due any more."""
         self._ack_since = None
+        self._told = self.credit
 
     def _grant(self) -> None:
-        room = self._has_room(self.peer)
-        self._starved = not room
-        if room:
+        if self._has_room(self.peer):
             self.credit = max(self.credit, self.resolved + self._settings.window)
 
     def riding_ack(self, now: float) -> AckInfo | None:
@@ -95,25 +97,24 @@ class InLink:
     def data(self, message: Data, now: float) -> list[Action]:
         """Take one chunk."""
         seq = message.seq
-        if seq <= self.resolved or seq in self._decoding:
+        if seq <= max(self.resolved, *self._verdicts, 0):
             return [Dropped("late")]
         if seq > self.credit:
             return [Dropped("overload"), self._nack(seq, NackCode.OVERLOAD)]
-        if message.chunk_ix == 0:
-            self._begin(message, now)
+        if message.head is not None:
+            if message.head.raw_size > self._settings.max_frame:
+                return [Dropped("size"), *self._refuse(seq, NackCode.TOO_BIG, now)]
+            self._begin(message, message.head, now)
         elif seq != self._seq or self._head is None or message.chunk_ix != len(self._parts):
-            self._forget_partial()
-            return [Dropped("gap"), *self._settle(seq, False, now), self._nack(seq, NackCode.GAP)]
+            return [Dropped("gap"), *self._refuse(seq, NackCode.GAP, now)]
         self._parts.append(message.payload)
         self._size += len(message.payload)
         if len(self._parts) < self._chunk_n:
             return []
         return self._complete(seq, now)
 
-    def _begin(self, message: Data, now: float) -> None:
-        if message.head is None:
-            raise AssertionError("the parser refuses a chunk 0 without a header")
-        self._seq, self._head, self._chunk_n = message.seq, message.head, message.chunk_n
+    def _begin(self, message: Data, head: DataHead, now: float) -> None:
+        self._seq, self._head, self._chunk_n = message.seq, head, message.chunk_n
         self._parts, self._size, self._first_at = [], 0, now
 
     def _forget_partial(self) -> None:
@@ -125,24 +126,35 @@ class InLink:
         self._forget_partial()
         if head is None:
             raise AssertionError("a frame in assembly has its header")
-        if size != head.size or head.raw_size > self._settings.max_frame:
-            code = NackCode.LAYOUT if size != head.size else NackCode.TOO_BIG
-            return [Dropped("size"), *self._settle(seq, False, now), self._nack(seq, code)]
-        self._decoding.append(seq)
+        if size != head.size:
+            return [Dropped("size"), *self._refuse(seq, NackCode.LAYOUT, now)]
+        self._verdicts[seq] = None
         return [Assembled(self.peer, self, seq, head, payload, self._first_at, size)]
 
     def verdict(self, seq: int, code: int, now: float) -> list[Action]:
-        """Take the decoder's word on a frame: ``code`` 0 accepted, else the NACK code. Called in order of seq."""
-        if not self._decoding or self._decoding[0] != seq:
-            raise AssertionError(f"verdict on {seq}, but decoding {list(self._decoding)}: one decoder keeps the order")
-        self._decoding.popleft()
-        actions = self._settle(seq, code == 0, now)
-        if code:
-            actions = [*actions, self._nack(seq, code)]
-        if self._ping is not None and not self._decoding:
+        """Take the decoder's word on a frame: ``code`` 0 accepted, else the NACK code. Applied in order of seq."""
+        if self._verdicts.get(seq, code) is not None:
+            raise AssertionError(f"verdict on {seq}, but decoding {self._verdicts}: one verdict for each frame")
+        self._verdicts[seq] = code
+        actions: list[Action] = []
+        while self._verdicts:
+            first, known = next(iter(self._verdicts.items()))
+            if known is None:
+                break
+            del self._verdicts[first]
+            actions += self._settle(first, known == 0, now)
+            if known:
+                actions.append(self._nack(first, known))
+        if self._ping is not None and not self._verdicts:
             ping, self._ping = self._ping, None
             actions += self.ping(ping, now)
         return actions
+
+    def _refuse(self, seq: int, code: int, now: float) -> list[Action]:
+        """Refuse a frame before any decoding; the word on it waits for frames before it that are being decoded."""
+        self._forget_partial()
+        self._verdicts[seq] = None
+        return self.verdict(seq, code, now)
 
     def _settle(self, seq: int, ok: bool, now: float) -> list[Action]:
         """Resolve ``seq``; numbers jumped over keep bit 0. Acknowledge now if the sender cannot go on without."""
@@ -152,22 +164,23 @@ class InLink:
         self.resolved = seq
         if self._ack_since is None:
             self._ack_since = now
-        return [self._ack(now)] if seq >= self.credit else []
+        return [self._ack(now)] if seq >= self._told else []
 
     def ping(self, message: Ping, now: float) -> list[Action]:
         """Take a PING: nothing up to its ``used`` can still arrive, so all of it is resolved."""
-        if self._decoding:
-            self._ping = message  # its verdicts come first
+        if self._verdicts:
+            self._ping = message  # what is being decoded comes first
             return []
         if self._head is not None and self._seq <= message.used:
             self._forget_partial()
-        if message.used > self.resolved and message.used <= self.credit:
+        if self.resolved < message.used <= _MAX_SEQ:  # beyond the credit too: a sender that knows of more is right
             self._settle(message.used, False, now)
         return [self._ack(now)]
 
     def drained(self, now: float) -> list[Action]:
         """Take note that the mailbox was emptied: credit that had stopped returns at once."""
-        return [self._ack(now)] if self._starved and self._has_room(self.peer) else []
+        starved = self.resolved >= self._told
+        return [self._ack(now)] if starved and self._has_room(self.peer) else []
 
     def next_deadline(self) -> float | None:
         """When a delayed acknowledgement is due."""

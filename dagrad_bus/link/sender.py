@@ -83,6 +83,14 @@ class OutLink:
 
     def next_deadline(self) -> float | None:
         """When :meth:`tick` has something to do; None while nothing is timed."""
+        due = [at for at in (self._asking_at(), self._abandoned_at()) if at is not None]
+        return min(due, default=None)
+
+    def _abandoned_at(self) -> float | None:
+        unsent = self._waiting is not None and self._chunk_ix == 0
+        return self._waiting_since + self._settings.abandon if unsent else None
+
+    def _asking_at(self) -> float | None:
         match self.state:
             case State.DOWN:
                 return None
@@ -127,7 +135,7 @@ class OutLink:
 
     def submit(self, packed: Packed, now: float) -> list[Action]:
         """Take one frame to send. A link that is not ready answers at once with the outcome *lost*."""
-        if not self.ready or len(packed.payload) > self._max_frame:
+        if not self.ready or packed.head.raw_size > self._max_frame:
             return [Settled(Outcome(packed.job, self.peer, accepted=False))]
         self._waiting, self._waiting_since, self._chunk_ix = packed, now, 0
         return []
@@ -245,11 +253,11 @@ class OutLink:
     def tick(self, now: float) -> list[Action]:
         """Do what is due: repeat HELLO, notice a stall, ask, give a waiting job up."""
         actions: list[Action] = []
-        if self._waiting is not None and self._chunk_ix == 0 and now - self._waiting_since > self._settings.abandon:
+        abandoned_at, asking_at = self._abandoned_at(), self._asking_at()
+        if self._waiting is not None and abandoned_at is not None and now >= abandoned_at:
             job, self._waiting = self._waiting.job, None
             actions += [Dropped("abandoned"), Settled(Outcome(job, self.peer, accepted=False))]
-        deadline = self.next_deadline()
-        if deadline is None or now < deadline:
+        if asking_at is None or now < asking_at:
             return actions
         if self.state in {State.GREETING, State.REFUSED}:
             return [*actions, *self._greet(now)]

@@ -108,5 +108,3 @@ def connected() -> Callable[[int], list[FakePort]]:
 def seeded() -> None:
     """Start each test from the same chance."""
     torch.manual_seed(0)
-
-

@@ -54,8 +54,17 @@ def test_a_straggler_sleeps_after_each_of_its_steps(monkeypatch: pytest.MonkeyPa
     faults = digits.Faults(sleep={"local.1": 0.2})
     for step in (1, 2):
         for name in ("local.0", "local.1"):
-            faults.strike(name, step)
+            faults.strike(name, step, began=0.0)
     assert slept == [0.2, 0.2]
+
+
+def test_a_pace_fills_each_step_up_to_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    for began in (99.75, 99.0):
+        digits.Faults(pace=0.5).strike("local.0", 1, began)
+    assert slept == [0.25]
 
 
 @pytest.mark.slow

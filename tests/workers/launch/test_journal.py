@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagrad_bus.workers.launch.journal import Record, Tail, read_record
@@ -12,6 +12,7 @@ from dagrad_bus.workers.launch.journal import Record, Tail, read_record
 TEXT = st.binary(max_size=60).map(lambda data: data.replace(b"\r", b"\n"))
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(pieces=st.lists(TEXT, max_size=8))
 def test_lines_are_the_same_however_the_file_grows(pieces: list[bytes]) -> None:
     with TemporaryDirectory() as folder:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from dagrad_bus.workers.launch.channel import open_channel
 from dagrad_bus.workers.launch.nursery import preload
 
-Bear = Callable[..., Awaitable[tuple[list[dict[str, Any]], str]]]
+Bear = Callable[..., tuple[list[dict[str, Any]], str]]
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def bear(tmp_path: Path) -> Bear:
                     (tmp_path / "notes").write_text("\n".join(report["notes"]))
         return exits, log.read_text()
 
-    return run
+    return lambda *words, **options: asyncio.run(run(*words, **options))
 
 
 def plain(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -93,62 +94,55 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("name", PROGRAMS)
-async def test_a_forked_script_does_what_python_does(name: str, bear: Bear, tmp_path: Path) -> None:
-    exits, text = await bear(PROGRAMS[name], arguments=("--lr", "0.1"))
+def test_a_forked_script_does_what_python_does(name: str, bear: Bear, tmp_path: Path) -> None:
+    exits, text = bear(PROGRAMS[name], arguments=("--lr", "0.1"))
     expected = plain(tmp_path, "program.py", "--lr", "0.1")
     code = -exits[0]["signal"] if "signal" in exits[0] else exits[0]["code"]
     assert (code, text) == (expected.returncode, expected.stdout)
 
 
-@pytest.mark.asyncio
-async def test_a_forked_module_does_what_python_does(bear: Bear, tmp_path: Path) -> None:
+def test_a_forked_module_does_what_python_does(bear: Bear, tmp_path: Path) -> None:
     text = "import sys; print(__name__, sys.argv, __spec__.name, __package__, __file__); sys.exit(3)"
-    exits, out = await bear(text, kind="module", arguments=("x",))
+    exits, out = bear(text, kind="module", arguments=("x",))
     expected = plain(tmp_path, "-m", "program", "x")
     assert (exits[0]["code"], out) == (expected.returncode, expected.stdout)
 
 
-@pytest.mark.asyncio
-async def test_forks_draw_different_numbers(bear: Bear) -> None:
+def test_forks_draw_different_numbers(bear: Bear) -> None:
     text = "import random, numpy, sys; sys.stdout.write(f'{random.random()} {numpy.random.random()} ')"
-    _, out = await bear(text, modules=("random", "numpy"), count=3)
+    _, out = bear(text, modules=("random", "numpy"), count=3)
     drawn = out.split()
     assert len(set(drawn)) == 6
 
 
-@pytest.mark.asyncio
-async def test_modules_are_imported_once_for_all(bear: Bear, tmp_path: Path) -> None:
+def test_modules_are_imported_once_for_all(bear: Bear, tmp_path: Path) -> None:
     (tmp_path / "heavy.py").write_text("import os; print('heavy by', os.getpid())")
-    _, out = await bear("import heavy, sys; sys.stdout.write('ok ')", modules=("heavy",), count=3)
+    _, out = bear("import heavy, sys; sys.stdout.write('ok ')", modules=("heavy",), count=3)
     assert out.split() == ["ok"] * 3
     assert (tmp_path / "nursery.log").read_text().count("heavy by") == 1
 
 
-@pytest.mark.asyncio
-async def test_a_module_that_starts_threads_is_left_to_the_workers(bear: Bear, tmp_path: Path) -> None:
+def test_a_module_that_starts_threads_is_left_to_the_workers(bear: Bear, tmp_path: Path) -> None:
     text = "import threading\nif threading.main_thread().name: threading.Thread(target=threading.Event().wait, daemon=True).start()"
     (tmp_path / "busy.py").write_text(text)
     (tmp_path / "calm.py").write_text("")
-    exits, out = await bear("import sys; print('busy' in sys.modules, 'calm' in sys.modules)", modules=("busy", "calm"))
+    exits, out = bear("import sys; print('busy' in sys.modules, 'calm' in sys.modules)", modules=("busy", "calm"))
     assert (exits[0]["code"], out) == (0, "False True\n")
     assert "busy (it starts threads" in (tmp_path / "notes").read_text()
 
 
-@pytest.mark.asyncio
-async def test_a_module_that_fails_is_noted(bear: Bear, tmp_path: Path) -> None:
-    exits, _ = await bear("", modules=("nosuchmodule",))
+def test_a_module_that_fails_is_noted(bear: Bear, tmp_path: Path) -> None:
+    exits, _ = bear("", modules=("nosuchmodule",))
     assert exits[0]["code"] == 0
     assert "nosuchmodule (ModuleNotFoundError" in (tmp_path / "notes").read_text()
 
 
-@pytest.mark.asyncio
-async def test_what_a_worker_leaves_behind_ends_with_it(bear: Bear, tmp_path: Path) -> None:
+def test_what_a_worker_leaves_behind_ends_with_it(bear: Bear, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    await bear(
+    bear(
         f"import subprocess; subprocess.Popen(['sleep', '60'], stdout=open({str(fifo)!r}, 'w')); import os; os._exit(0)"
     )
     with open(reader, "rb") as alive:
