@@ -10,7 +10,7 @@ Three sides in turn, each with a receiver and a sender in processes of their own
 
 All have the same number of senders, DEALERs with the options of the bus. Large frames are 4000 blocks of 64 float32,
 four chunks of up to 256 KiB; small ones a single block of 16, about 190 bytes in three parts. Throughput is wall time
-from the first hundredth of the frames to the last frame; CPU is all the receiver's threads, libzmq's included.
+from the first hundredth of the frames to the last one, or for 4 s; CPU is all the receiver's threads, libzmq's included.
 
     python benchmarks/bench_bus.py [--rounds 5] [--quick] [--json] [--profile FILE]
 """
@@ -29,7 +29,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -37,7 +37,7 @@ import zmq
 from spread import Row, Spread, interleave, report, spread_of_ratios
 
 from dagrad_bus.blocks import Entry, Layout
-from dagrad_bus.bus import Bus
+from dagrad_bus.bus import Engine
 from dagrad_bus.bus.framing import pack_frame
 from dagrad_bus.bus.identity import Identity
 from dagrad_bus.codec import Value
@@ -50,8 +50,8 @@ from dagrad_bus.transport import DRAIN_BYTES, DRAIN_MESSAGES
 from dagrad_bus.wire import CHUNK, Ack, AckInfo, Data, HelloOk, Kind, pack, parse
 
 LARGE_TARGET, SMALL_TARGET = 0.9, 0.5
-PATIENCE = 60.0
-"""Seconds one repetition may take."""
+LIMIT = 4.0
+"""Seconds after which a repetition ends, however many frames are left."""
 RECEIVER = "w.0"
 Parts = list[bytes | memoryview]
 
@@ -68,7 +68,7 @@ class Load:
     frames: int
     senders: int
     window: int
-    """Frames in flight a link."""
+    """Frames in flight a link; 0 is the default of the settings."""
 
     @property
     def layout(self) -> Layout:
@@ -83,7 +83,7 @@ class Load:
     def settings(self, name: str) -> Settings:
         """Return the settings of one end. With this degree all are neighbours."""
         degree = self.senders + self.senders % 2
-        link = LinkSettings(window=self.window, mailbox_frames=max(4, self.window))
+        link = LinkSettings(window=self.window, mailbox_frames=max(4, self.window)) if self.window else LinkSettings()
         transport = TransportSettings(codec="raw")
         return Settings(run="bench", name=name, members=self.members, degree=degree, link=link, transport=transport)
 
@@ -124,25 +124,38 @@ class Result:
 
 
 class Meter:
-    """Counts frames; the clock runs from the first hundredth of them to the last."""
+    """Counts frames; the clock runs from the first hundredth of them to the last, or to the time limit."""
 
-    def __init__(self, frames: int, messages: int, size: int, over: Callable[[], None]) -> None:
-        self._wanted, self._per_frame = frames, (messages, size)
+    def __init__(self, frames: int, messages: int, size: int) -> None:
+        self._wanted, self._messages, self._size = frames, messages, size
         self._first = max(1, frames // 100)
         self._seen = 0
-        self._over = over
-        self.result: Result | None = None
+        self._over = asyncio.Event()
+        self._began: tuple[float, float, int] | None = None
+        self._ended: tuple[float, float, int] | None = None
 
     def count(self, frames: int) -> None:
         """Take note of ``frames`` more."""
-        before, self._seen = self._seen, self._seen + frames
-        if before < self._first <= self._seen:
-            self._began = time.perf_counter(), cpu_seconds(), self._seen
-        if before < self._wanted <= self._seen:
-            wall, cpu, seen = self._began
-            messages, size = (part * (self._seen - seen) for part in self._per_frame)
-            self.result = Result(time.perf_counter() - wall, cpu_seconds() - cpu, messages, size)
-            self._over()
+        self._seen += frames
+        if self._began is None and self._seen >= self._first:
+            self._began = self._now()
+        if self._ended is None and self._seen >= self._wanted:
+            self._ended = self._now()
+            self._over.set()
+
+    def _now(self) -> tuple[float, float, int]:
+        return time.perf_counter(), cpu_seconds(), self._seen
+
+    async def result(self) -> Result:
+        """Wait for the last frame, or the time limit, and return what was counted."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LIMIT):
+                await self._over.wait()
+        end = self._ended or self._now()
+        if self._began is None or end[2] == self._began[2]:
+            raise RuntimeError(f"{self._seen} frames came within {LIMIT} s: nothing to measure")
+        wall, cpu, frames = (b - a for a, b in zip(self._began, end, strict=True))
+        return Result(wall, cpu, round(frames * self._messages), round(frames * self._size))
 
 
 def cpu_seconds() -> float:
@@ -182,9 +195,8 @@ def frame_size(load: Load) -> tuple[int, int]:
 async def receive_raw(load: Load) -> Result:
     """Take messages and look at nothing, with the budgets of the bus."""
     loop = asyncio.get_running_loop()
-    over = asyncio.Event()
     messages, size = frame_size(load)
-    meter = Meter(load.frames * messages, 1, 0, over.set)
+    meter = Meter(load.frames * messages, messages, size)
     with zmq.Context() as ctx, ctx.socket(zmq.ROUTER) as sock:
         sock.set(zmq.RCVHWM, 8)
         sock.set(zmq.LINGER, 0)
@@ -205,20 +217,15 @@ async def receive_raw(load: Load) -> Result:
 
         loop.add_reader(sock.get(zmq.FD), drain)
         loop.call_soon(drain)
-        async with asyncio.timeout(PATIENCE):
-            await over.wait()
+        result = await meter.result()
         loop.remove_reader(sock.get(zmq.FD))
-    result = meter.result
-    if result is None:
-        raise AssertionError("the meter set the event")
-    return Result(result.seconds, result.cpu, result.messages, result.messages * size // messages)
+    return replace(result, messages=result.messages // messages, size=result.size // messages)
 
 
 async def receive_bus(load: Load) -> Result:
     """Take frames with a bus whose owner empties the mailbox as soon as it can."""
     loop = asyncio.get_running_loop()
-    over = asyncio.Event()
-    meter = Meter(load.frames, *frame_size(load), over.set)
+    meter = Meter(load.frames, *frame_size(load))
     woken = False
 
     def wake() -> None:
@@ -234,14 +241,10 @@ async def receive_bus(load: Load) -> Result:
             meter.count(len(arrivals))
             bus.drained()
 
-    async with Bus(load.settings(RECEIVER), load.layout) as bus:
+    async with Engine(load.settings(RECEIVER), load.layout) as bus:
         bus.on_change = wake
         say(bus.transport.inbox)
-        async with asyncio.timeout(PATIENCE):
-            await over.wait()
-    if meter.result is None:
-        raise AssertionError("the meter set the event")
-    return meter.result
+        return await meter.result()
 
 
 def say(line: str) -> None:
@@ -275,12 +278,7 @@ class Replayer:
 
     def greet(self) -> None:
         """Ask for a link."""
-        self.dealer.send_multipart(pack(self._hello_wanted()))
-
-    def _hello_wanted(self) -> object:
-        from dataclasses import replace
-
-        return replace(self._hello, wanted=True)
+        self.dealer.send_multipart(pack(replace(self._hello, wanted=True)))
 
     def prepare(self, edge: int) -> None:
         """Pack all frames."""
@@ -351,17 +349,15 @@ async def send_bus(load: Load, target: str) -> None:
 
 
 async def publish_all(load: Load, name: str, target: str) -> None:
-    """Publish the share of one sender."""
+    """Be one sender."""
     receiver = derive_node_id("bench", RECEIVER)
-    sent = 0
     frame = load.outgoing(1, (receiver,))
     news = asyncio.Event()
-    async with Bus(load.settings(name), load.layout) as bus:
+    async with Engine(load.settings(name), load.layout) as bus:
         bus.on_change = news.set
         bus.connect(receiver, target, target)
-        while sent < load.frames:  # lost ones are made up for: the receiver ends us
+        while True:  # until killed: the receiver counts
             if any(state.ready for state in bus.states if state.peer == receiver):
-                sent += 1
                 bus.publish(frame)
                 bus.outcomes.clear()
             else:
@@ -434,7 +430,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of each side, default 5")
     parser.add_argument("--senders", type=int, default=4, help="neighbours that send, default 4")
-    parser.add_argument("--window", type=int, default=2, help="frames in flight a link, default 2 as in the settings")
+    parser.add_argument("--window", type=int, default=0, help="frames in flight a link, default that of the bus")
     parser.add_argument("--frames", type=int, default=0, help="frames a repetition, default by load")
     parser.add_argument("--load", choices=["large", "small"], action="append", help="default both")
     parser.add_argument("--quick", action="store_true", help="2 repetitions of a quarter of the frames")

@@ -43,7 +43,7 @@ def main() -> None:
         )
         return
     for row in rows:
-        print("{what:9} B={block:<4} p50 {p50:5.2f}  p99 {p99:5.2f}  target {target}".format(**row))
+        print(f"{row['what']:9} B={row['block']:<4} p50 {row['p50']:5}  p99 {row['p99']:5}  target {row['target']}")
     sys.stdout.flush()
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dagrad_bus.blocks import Layout
-from dagrad_bus.bus import Bus
+from dagrad_bus.bus import Engine
 from dagrad_bus.errors import BusClosed, BusError, StartError, UsageError
 from dagrad_bus.events import Outgoing, View
 from dagrad_bus.ids import NodeId, Step
@@ -159,7 +159,7 @@ class BusThread:
     def __init__(self, settings: Settings, layout: Layout) -> None:
         self.metrics = Metrics()
         """Numbers of the training thread; the loop has its own."""
-        self._bus = Bus(settings, layout)
+        self._bus = Engine(settings, layout)
         self._settings = settings
         self._layout = layout
         self._recorder = Recorder(settings, self.snapshot, self._progress)
@@ -205,15 +205,16 @@ class BusThread:
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
         try:
-            async with self._bus, asyncio.TaskGroup() as group:
+            async with self._bus:
                 self._inbox.start(loop, self._bus.fail)
                 self._recorder.start(self._layout)
-                record = group.create_task(self._recorder.keep(), name="dagrad-record")
-                self._stop = lambda: _ring_off(loop, stopped)
-                self._started.set_result(None)
-                await stopped.wait()
+                async with asyncio.TaskGroup() as group:
+                    record = group.create_task(self._recorder.keep(), name="dagrad-record")
+                    self._stop = lambda: _ring_off(loop, stopped)
+                    self._started.set_result(None)
+                    await stopped.wait()
+                    record.cancel()
                 self._inbox.close()
-                record.cancel()
         except BaseException as error:
             self._reason = type(_innermost(error)).__name__
             raise

@@ -78,8 +78,10 @@ class ExchangeSettings:
 class LinkSettings:
     """Sequence, acknowledgement, credit and limits of one link (docs/wire.md)."""
 
-    window: int = 2
-    """Frames in flight per link."""
+    window: int = 8
+    """Frames in flight per link, at most; at least two (or this, if it is one) whatever their size."""
+    window_bytes: int = 512 << 10
+    """Bytes in flight per link, about: large frames get a smaller window, as what waits on a slow link ages."""
     ack_delay: float = 0.05
     """Seconds an ACK may wait for a frame that carries it along, or for a second one to answer."""
     abandon: float = 2.0
@@ -100,6 +102,7 @@ class LinkSettings:
     def __post_init__(self) -> None:
         """Check every bound."""
         _check(1 <= self.window <= 32, "window", self.window, "1 to 32 frames")
+        _check(self.window_bytes >= 1, "window_bytes", self.window_bytes, "at least 1")
         _check(0 <= self.ack_delay <= 1, "ack_delay", self.ack_delay, "0 to 1 s")
         _check(self.mailbox_frames >= 1, "mailbox_frames", self.mailbox_frames, "at least 1")
         _check(65536 <= self.max_frame <= 64 << 20, "max_frame", self.max_frame, "64 KiB to 64 MiB")

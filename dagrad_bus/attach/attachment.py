@@ -175,7 +175,7 @@ class Attachment:
                 self._parts.exchange.load_state_dict(state["exchange"])
             if "rounding" in state:
                 self._parts.replica.set_rounding_state(state["rounding"])
-        self._step = state["step"]
+        self._step = state.get("step", 0)
 
     def close(self) -> None:
         """Remove the hooks and leave the bus; the model stays as it is. Twice is harmless."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -128,7 +129,7 @@ class Blender:
             delta = torch.from_numpy(version.values).to(x.device, non_blocking=True) - own
             parts.append((where, delta))
             norms += [torch.linalg.vector_norm(delta), torch.linalg.vector_norm(own)]
-        measured = torch.stack(norms).tolist()  # the only wait for the device
+        measured = cast("list[float]", torch.stack(norms).tolist())  # the only wait for the device
         shares = [
             clip_share(norm, own, delta.numel(), self._clip) if math.isfinite(norm) else 0.0
             for norm, own, (_, delta) in zip(measured[::2], measured[1::2], parts, strict=True)

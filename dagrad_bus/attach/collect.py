@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -82,15 +83,19 @@ def collect(model: nn.Module) -> tuple[list[Slot], list[Slot]]:
     return floating, [slot for slot in kept if not slot.dtype.is_floating_point]
 
 
+def _modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [*cast("Iterator[tuple[str, nn.Module]]", model.named_modules(remove_duplicate=False))]
+
+
 def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
-    for prefix, module in model.named_modules(remove_duplicate=False):
+    for prefix, module in _modules(model):
         for attribute, tensor in module._parameters.items():
             if tensor is not None and tensor.requires_grad:
                 yield _name(prefix, attribute), module, attribute, tensor
 
 
 def _buffers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
-    for prefix, module in model.named_modules(remove_duplicate=False):
+    for prefix, module in _modules(model):
         for attribute, tensor in module._buffers.items():
             if tensor is None or attribute in module._non_persistent_buffers_set:
                 continue

@@ -82,5 +82,6 @@ class GradientRule:
 
     def _add(self, version: Version) -> None:
         old = gather(self._residual, self._block, version.indices)
-        scatter(self._residual, self._block, version.indices, old + np.float32(version.weight) * version.values)
+        old += version.values * np.float32(version.weight)
+        scatter(self._residual, self._block, version.indices, old)
         self._residual[self._replica.layout.size :] = 0  # a peer's padding is not ours

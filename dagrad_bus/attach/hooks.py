@@ -20,6 +20,8 @@ Before = Callable[[float], None]
 """Takes the loss scale that the gradients carry."""
 After = Callable[[], None]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+PostHook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
+PreHook = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], Arguments | None]
 
 
 class Removable(Protocol):
@@ -70,9 +72,12 @@ class StepHooks:
         self._before = before
         self._after = after
         last = optimizers[-1]
-        self._handles: list[Removable] = [last.register_step_post_hook(self._post)]
+        # Under torch.compile the graph breaks at the hook instead of tracing into it.
+        post = cast("PostHook", torch.compiler.disable(self._post))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._handles: list[Removable] = [last.register_step_post_hook(post)]
         if before is not None:
-            self._handles.append(last.register_step_pre_hook(self._pre))
+            pre = cast("PreHook", torch.compiler.disable(self._pre))  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            self._handles.append(last.register_step_pre_hook(pre))
 
     def close(self) -> None:
         """Remove the hooks; twice is harmless."""
@@ -80,13 +85,11 @@ class StepHooks:
             handle.remove()
         self._handles.clear()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch leaves it untyped
     def _post(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
         del optimizer, args, kwargs
         with torch.no_grad():
             self._after()
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch leaves it untyped
     def _pre(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         if callable(kwargs.get("closure")):
             return args, {**kwargs, "closure": self._once(kwargs["closure"], optimizer)}

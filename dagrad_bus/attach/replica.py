@@ -63,7 +63,7 @@ class Replica:
         self.is_view = _can_view(model, self._floating, self._offsets)
         self._generator = torch.Generator(device=self.device).manual_seed(seed)
         with torch.no_grad():
-            torch._foreach_copy_(self._parts, [slot.tensor.detach() for slot in self._floating])
+            _copy_all(self._parts, self._floating)
             if self.is_view:
                 for slot, part in zip(self._floating, self._parts, strict=True):
                     slot.repoint(part)
@@ -93,7 +93,7 @@ class Replica:
     def refresh(self) -> None:
         """Bring the vector up to date with the model; nothing to do for a view."""
         if not self.is_view:
-            torch._foreach_copy_(self._parts, [slot.tensor.detach() for slot in self._floating])
+            _copy_all(self._parts, self._floating)
 
     def written(self, touched: Sequence[Indices]) -> None:
         """Bring the model up to date after the blocks ``touched`` (one array a frame) of the vector were changed."""
@@ -185,6 +185,10 @@ def round_stochastically(values: Tensor, dtype: torch.dtype, generator: torch.Ge
     chance = torch.rand(values.shape, generator=generator, device=values.device)
     bound = torch.finfo(dtype).max
     return torch.floor(values / step + chance).mul_(step).clamp_(-bound, bound)
+
+
+def _copy_all(parts: list[Tensor], slots: Sequence[Slot]) -> None:
+    torch._foreach_copy_(parts, [slot.tensor.detach() for slot in slots])  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _entry(slot: Slot) -> Entry:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dagrad_bus.blocks import Entry, Layout, choose_block
-from dagrad_bus.bus.core import Bus as Engine
+from dagrad_bus.bus.engine import Engine
 from dagrad_bus.codec import Value, to_wire
 from dagrad_bus.errors import BusClosed, UsageError
 from dagrad_bus.events import Arrival, LinkState, Outgoing, Selection

@@ -10,7 +10,7 @@ from dagrad_bus.rendezvous import look_up
 from dagrad_bus.wire import Heartbeat, pack
 
 if TYPE_CHECKING:
-    from dagrad_bus.bus.core import Bus
+    from dagrad_bus.bus.engine import Engine
 
 LAG_INTERVAL = 0.1
 """Seconds between two looks at how late the loop is."""
@@ -25,7 +25,7 @@ TRAINING = 1
 class Upkeep:
     """The periodic tasks of one bus."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Engine) -> None:
         self._bus = bus
 
     async def beat(self) -> None:

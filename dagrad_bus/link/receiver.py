@@ -52,6 +52,7 @@ class InLink:
         """Frames being decoded, and those behind them that were refused already: seq to NACK code, None while open."""
         self._ping: Ping | None = None
         self._ack_since: float | None = None
+        self._last_size = 0
         self._told = 0
         """The credit that the last acknowledgement spoke of; ``credit`` may be ahead of it."""
 
@@ -77,7 +78,15 @@ class InLink:
 
     def _grant(self) -> None:
         if self._has_room(self.peer):
-            self.credit = max(self.credit, self.resolved + self._settings.window)
+            self.credit = max(self.credit, self.resolved + self._window())
+
+    def _window(self) -> int:
+        """Return the frames the sender may have in flight: few large ones, which age, but many small ones.
+
+        A round trip takes several steps where workers outnumber cores; a link that waits for it skips exchanges.
+        """
+        settings = self._settings
+        return max(min(2, settings.window), min(settings.window, settings.window_bytes // max(1, self._last_size)))
 
     def riding_ack(self, now: float) -> AckInfo | None:
         """Return an acknowledgement to ride on a frame of the reverse link, or None if nothing is new.
@@ -129,6 +138,7 @@ class InLink:
         if size != head.size:
             return [Dropped("size"), *self._refuse(seq, NackCode.LAYOUT, now)]
         self._verdicts[seq] = None
+        self._last_size = size
         return [Assembled(self.peer, self, seq, head, payload, self._first_at, size)]
 
     def verdict(self, seq: int, code: int, now: float) -> list[Action]:
@@ -157,14 +167,15 @@ class InLink:
         return self.verdict(seq, code, now)
 
     def _settle(self, seq: int, ok: bool, now: float) -> list[Action]:
-        """Resolve ``seq``; numbers jumped over keep bit 0. Acknowledge now if the sender cannot go on without."""
+        """Resolve ``seq``; numbers jumped over keep bit 0. Acknowledge now if the sender will soon need it."""
         if seq <= self.resolved:
             return []
         self.history = ((self.history << (seq - self.resolved)) | ok) & _MASK if seq - self.resolved < HISTORY else int(ok)
         self.resolved = seq
         if self._ack_since is None:
             self._ack_since = now
-        return [self._ack(now)] if seq >= self._told else []
+        urgent = self._told - seq <= self._window() // 4
+        return [self._ack(now)] if urgent else []
 
     def ping(self, message: Ping, now: float) -> list[Action]:
         """Take a PING: nothing up to its ``used`` can still arrive, so all of it is resolved."""

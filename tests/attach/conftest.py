@@ -21,12 +21,12 @@ class FakePort:
     """One worker's port. ``peers`` get what it publishes at once; the switches let a link misbehave."""
 
     me: NodeId
-    peers: list[FakePort] = field(default_factory=list)
-    published: list[Outgoing] = field(default_factory=list)
-    samples: list[tuple[int, NDArray[np.float32]]] = field(default_factory=list)
-    logged: list[dict[str, float]] = field(default_factory=list)
-    waiting: list[Arrival] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)
+    peers: list[FakePort] = field(default_factory=list["FakePort"])
+    published: list[Outgoing] = field(default_factory=list[Outgoing])
+    samples: list[tuple[int, NDArray[np.float32]]] = field(default_factory=list[tuple[int, NDArray[np.float32]]])
+    logged: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    waiting: list[Arrival] = field(default_factory=list[Arrival])
+    outcomes: list[Outcome] = field(default_factory=list[Outcome])
     metrics: Metrics = field(default_factory=Metrics)
     ready: bool = True
     accepts: bool = True

@@ -26,15 +26,15 @@ def attached(model: nn.Module, port: Any, optimizer: torch.optim.Optimizer, **ex
     return attach(model, optimizer, port, settings=Settings(exchange=chosen), clock=port.clock)
 
 
-def residual(attachment: Attachment) -> torch.Tensor:
-    return attachment.state_dict()["tensors"]["residual"]
+def residual(attachment: Attachment) -> Any:
+    return attachment.state_dict().get("tensors", {})["residual"]
 
 
 def weights(model: nn.Module) -> torch.Tensor:
     return torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()]).clone()
 
 
-def linear() -> nn.Module:
+def linear() -> Any:
     torch.manual_seed(1)
     return nn.Linear(20, 6, bias=False)
 
@@ -92,7 +92,7 @@ def test_a_closure_is_merged_once_a_step(connected: Ports) -> None:
     attached(model, port, optimizer)
     start = weights(model)
 
-    def closure() -> torch.Tensor:
+    def closure() -> Any:
         optimizer.zero_grad()
         loss = (model(torch.ones(2, 20)) * torch.arange(6.0)).sum()
         loss.backward()
@@ -133,8 +133,8 @@ def test_scaled_gradients_are_merged_unscaled(connected: Ports) -> None:
     optimizer.grad_scale = torch.tensor(32.0)  # type: ignore[attr-defined]  # as GradScaler sets it
     optimizer.step()
     assert set(port.published[0].selection.values.reshape(-1).tolist()) == {2.0}
-    assert set(model.weight.grad.unique().tolist()) == {0.0, 2.0}  # the fused kernel has unscaled them
-    assert set(residual(attachment).unique().tolist()) == {0.0, 2.0}
+    assert {float(value) for value in model.weight.grad.view(-1)} == {0.0, 2.0}  # the fused kernel has unscaled them
+    assert {float(value) for value in residual(attachment)} == {0.0, 2.0}
 
 
 def test_several_optimizers_are_refused(connected: Ports) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dagrad_bus.attach.attachment import Attachment, attach
 from dagrad_bus.attach.hooks import bare_optimizers
@@ -18,13 +18,12 @@ Ports = Callable[[int], list[Any]]
 SETTINGS = Settings(exchange=ExchangeSettings(density=0.2))
 
 
-def network() -> nn.Sequential:
+def network() -> Any:
     return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
 
 
-def loss_of(model: Callable[..., Any]) -> Tensor:
-    loss: Tensor = model(torch.ones(3, 4)).square().sum()
-    return loss
+def loss_of(model: Any) -> Any:
+    return model(torch.ones(3, 4)).square().sum()
 
 
 def attached(model: nn.Module, optimizer: object, port: Any) -> Attachment:
@@ -81,7 +80,7 @@ def test_a_grad_scaler_skips_steps_and_hooks_alike(connected: Ports) -> None:
 def test_closures_are_evaluated_as_often_as_they_like_and_exchange_once(connected: Ports) -> None:
     port, _ = connected(2)
     model = network()
-    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=5)
+    optimizer: Any = torch.optim.LBFGS(model.parameters(), max_iter=5)
     attachment = attached(model, optimizer, port)
     calls = 0
 
@@ -101,7 +100,7 @@ def test_closures_are_evaluated_as_often_as_they_like_and_exchange_once(connecte
 def test_a_compiled_model_trains_and_exchanges(connected: Ports) -> None:
     port, _ = connected(2)
     model = network()
-    compiled = torch.compile(model, backend="eager")
+    compiled: Any = torch.compile(model, backend="eager")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     attachment = attached(compiled, optimizer, port)
     losses: list[float] = []

@@ -1,4 +1,4 @@
-"""The bus: joins the cores, the sockets and one timer, on one loop.
+"""The engine of the bus: joins the cores, the sockets and one timer, on one loop.
 
 A message comes in, a core says what follows, the bus does it: ``_act`` is the one place where actions become sends,
 counters, mailbox entries and outcomes. Everything here runs on the loop's thread; frames over
@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from dagrad_bus.blocks import Layout
+from dagrad_bus.bus.alarm import Alarm
 from dagrad_bus.bus.coding import Bench
 from dagrad_bus.bus.framing import INLINE_BYTES, allowed, pack_frame, unpack_frame
 from dagrad_bus.bus.identity import Identity
@@ -28,7 +29,7 @@ from dagrad_bus.codec import Codec
 from dagrad_bus.errors import LayoutMismatch, RemoteError, UsageError, VersionMismatch
 from dagrad_bus.events import Arrival, LinkState, Outcome, Outgoing, Send
 from dagrad_bus.ids import NodeId, Step
-from dagrad_bus.link import Assembled, Dropped, LinkUp, Packed, Rejected, Settled, Stalled
+from dagrad_bus.link import Action, Assembled, Dropped, LinkUp, Packed, Rejected, Settled, Stalled
 from dagrad_bus.log import get_logger
 from dagrad_bus.mailbox import Mailbox
 from dagrad_bus.membership import Liveness, Recovered
@@ -40,11 +41,11 @@ from dagrad_bus.transport import open_transport
 from dagrad_bus.wire import Bye, ByeReason, Heartbeat, Hello, NackCode, parse
 
 
-class Bus:
+class Engine:
     """One worker's end of the message bus, on the running loop; an async context manager.
 
     Frames of peers wait in :attr:`mailbox`, outcomes of our own in :attr:`outcomes`; :attr:`states` says which links
-    take a frame now. ``dagrad_bus.Endpoint`` wraps this for coroutines, ``dagrad_bus.attach`` for training loops.
+    take a frame now. :class:`~dagrad_bus.bus.endpoint.Bus` wraps this for coroutines, ``dagrad_bus.attach`` for training loops.
 
     Args:
         settings: who this worker is and whom it talks to.
@@ -67,7 +68,6 @@ class Bus:
         self.by_peer: dict[NodeId, Neighbour] = {}
         self.log = get_logger(worker=settings.name)
         self._stack = AsyncExitStack()
-        self._armed: tuple[float, asyncio.TimerHandle] | None = None
 
     @property
     def self_id(self) -> NodeId:
@@ -95,7 +95,8 @@ class Bus:
     async def _start(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._broken: asyncio.Future[None] = self.loop.create_future()
-        self._stack.callback(self._disarm)  # first in, last out: until then something may arm the timer again
+        self._alarm = Alarm(self.loop, self._tick, self.fail)
+        self._stack.callback(self._alarm.disarm)  # first in, last out: until then something may arm it again
         self.transport = self._stack.enter_context(open_transport(self.self_id, self.settings.transport))
         self.threads = self._stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="dagrad-coder"))
         hello = self.identity.hello(self.transport.inbox, self.transport.beat)
@@ -120,13 +121,8 @@ class Bus:
         folder = self.settings.directory
         if folder is None:
             return
-        mine = Address(
-            name=self.settings.name,
-            pid=os.getpid(),
-            epoch=self.identity.epoch,
-            inbox=self.transport.inbox,
-            beat=self.transport.beat,
-        )
+        inbox, beat = self.transport.inbox, self.transport.beat
+        mine = Address(name=self.settings.name, pid=os.getpid(), epoch=self.identity.epoch, inbox=inbox, beat=beat)
         await self.loop.run_in_executor(self.threads, publish, folder, mine)
 
     async def __aexit__(
@@ -145,10 +141,6 @@ class Bus:
         finally:
             for task in self._tasks:
                 task.cancel()
-
-    def _disarm(self) -> None:
-        if self._armed is not None:
-            self._armed[1].cancel()
 
     async def _say_goodbye(self) -> None:
         """Tell the neighbours, and let what is queued out, as far as the flush time allows."""
@@ -308,7 +300,7 @@ class Bus:
 
     # What follows ----------------------------------------------------------------------------------------------
 
-    def act(self, neighbour: Neighbour | None, actions: Sequence[object]) -> None:
+    def act(self, neighbour: Neighbour | None, actions: Sequence[Action]) -> None:
         """Do what the cores said, send what can be sent, and arm the timer for what they wait for."""
         for action in actions:
             match action:
@@ -321,22 +313,26 @@ class Bus:
                     self.outcomes.append(action.outcome)
                 case Assembled():
                     self._decode(action)
-                case Rejected():
-                    self.log.warning("link_refused", peer=self._name_of(action.peer), why=action.text)
-                    self._judge_refusals()
-                case Stalled():
-                    self.metrics.count("link_stalled")
-                case LinkUp():
-                    self.metrics.count("links_up")
-                    self.log.info("link_up", peer=self._name_of(action.peer))
-                case Dropped():
-                    self.metrics.count(f"frames_dropped.{action.reason}")
                 case _:
-                    raise AssertionError(f"no core says {action!r}")
+                    self._note(action)
         if neighbour is not None:
             self._pump(neighbour)
         if actions:
             self.refresh()
+
+    def _note(self, action: LinkUp | Rejected | Stalled | Dropped) -> None:
+        """Count what needs nothing else done, and log what is rare."""
+        match action:
+            case Rejected():
+                self.log.warning("link_refused", peer=self._name_of(action.peer), why=action.text)
+                self._judge_refusals()
+            case LinkUp():
+                self.metrics.count("links_up")
+                self.log.info("link_up", peer=self._name_of(action.peer))
+            case Stalled():
+                self.metrics.count("link_stalled")
+            case Dropped():
+                self.metrics.count(f"frames_dropped.{action.reason}")
 
     def _name_of(self, peer: NodeId) -> str:
         return self.by_peer[peer].name
@@ -346,9 +342,9 @@ class Bus:
         if neighbour.pump(self.loop.time()):
             self.refresh()
         self.metrics.count("bytes_sent", neighbour.sent_bytes - before)
-        self._arm(neighbour.out.next_deadline())
+        self._alarm.arm(neighbour.out.next_deadline())
         if neighbour.incoming is not None:
-            self._arm(neighbour.incoming.next_deadline())
+            self._alarm.arm(neighbour.incoming.next_deadline())
 
     def refresh(self) -> None:
         """Show the owner the links as they are now."""
@@ -356,23 +352,12 @@ class Bus:
         if self.on_change is not None:
             self.on_change()
 
-    def _arm(self, deadline: float | None) -> None:
-        if deadline is None or (self._armed is not None and self._armed[0] <= deadline):
-            return
-        if self._armed is not None:
-            self._armed[1].cancel()
-        self._armed = (deadline, self.loop.call_at(deadline, self._ring))
-
-    def _ring(self) -> None:
-        """Let every core do what is due; the next deadline arms the timer anew."""
-        self._armed = None
+    def _tick(self) -> None:
+        """Let every core do what is due; acting arms the alarm for what is due next."""
         now = self.loop.time()
-        try:
-            for neighbour in self.by_peer.values():
-                incoming = neighbour.incoming.tick(now) if neighbour.incoming is not None else []
-                self.act(neighbour, [*neighbour.out.tick(now), *incoming])
-        except Exception as error:  # noqa: BLE001  # outermost line of a callback: the bus ends with it
-            self.fail(error)
+        for neighbour in self.by_peer.values():
+            incoming = neighbour.incoming.tick(now) if neighbour.incoming is not None else []
+            self.act(neighbour, [*neighbour.out.tick(now), *incoming])
 
     # Decoding --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,45 @@
+"""Each name gives its rule; the local one exchanges nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dagrad_bus.attach.exchange import Exchange
+from dagrad_bus.attach.replica import Replica
+from dagrad_bus.attach.rules import KINDS, make_rule, restore
+from dagrad_bus.errors import UsageError
+from dagrad_bus.settings import ExchangeSettings, RuleName
+
+Ports = Callable[[int], list[Any]]
+
+
+@pytest.mark.parametrize(("name", "needs", "keeps"), [("state", False, "anchor"), ("gradient", True, "residual")])
+def test_a_rule_says_what_it_needs_and_keeps(connected: Ports, name: RuleName, needs: bool, keeps: str) -> None:
+    port, _ = connected(2)
+    replica = Replica(nn.Linear(3, 3), [])
+    exchange = Exchange(replica.layout, replace(ExchangeSettings(), rule=name), port, KINDS[name], port.clock)
+    rule = make_rule(name, replica, exchange)
+    assert rule.needs_gradient is needs and set(rule.tensors()) == {keeps}
+    restore(rule, {keeps: torch.ones(12)})
+    assert torch.equal(rule.tensors()[keeps], torch.ones(12))
+    restore(rule, {})
+    assert not torch.equal(rule.tensors()[keeps], torch.ones(12))
+    with pytest.raises(UsageError, match="this model needs 12"):
+        restore(rule, {keeps: torch.ones(5)})
+
+
+def test_the_local_rule_keeps_and_sends_nothing(connected: Ports) -> None:
+    port, _ = connected(2)
+    replica = Replica(nn.Linear(3, 3), [])
+    exchange = Exchange(replica.layout, ExchangeSettings(rule="local"), port, KINDS["local"], port.clock)
+    rule = make_rule("local", replica, exchange)
+    rule.before_step(1.0)
+    rule.after_step(1)
+    rule.restart()
+    assert not port.published and not rule.tensors() and not rule.needs_gradient
