@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import os
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 
 import pytest
+import zmq
 
 try:
     import uvloop
@@ -47,11 +49,31 @@ def timeout_factor() -> float:
     return FACTOR
 
 
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
+    """Return a coroutine function that waits for a condition, for 5 seconds times the factor."""
+
+    async def wait(condition: Callable[[], object]) -> None:
+        try:
+            async with asyncio.timeout(5 * FACTOR):
+                while not condition():
+                    await asyncio.sleep(0.002)
+        except TimeoutError:
+            raise AssertionError(f"in vain: {inspect.getsource(condition).strip()}") from None
+
+    return wait
+
+
 @pytest.fixture(scope="session", autouse=True)
 def warm_loops() -> None:
-    """Open one uvloop first: it keeps two descriptors for the rest of the process."""
+    """Start first what lives as long as the process: uvloop keeps two descriptors, pyzmq's zero-copy sends a thread."""
     if uvloop is not None:
         uvloop.new_event_loop().close()
+    with zmq.Context() as ctx, ctx.socket(zmq.PAIR) as end, ctx.socket(zmq.PAIR) as other:
+        end.bind("inproc://warm")
+        other.connect("inproc://warm")
+        other.send(bytes(1 << 17), copy=False)
+        end.recv()
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ PACKAGES = {"dagrad_bus": "", "topology": "topology", "workers": "workers", "too
 UNTESTED = {
     "dagrad_bus/attach/port.py",  # a Protocol
 }
-WHOLE = {"tests/test_house.py", "tests/test_packaging.py"}
+WHOLE = {"tests/test_docs.py", "tests/test_house.py", "tests/test_packaging.py", "tests/test_readme.py"}
 """Tests of no single source file; so are those below these folders:"""
 WHOLE_FOLDERS = ("tests/sim/", "tests/faults/", "tests/fuzz/", "tests/runs/", "tests/benchmarks/")
 LONGEST, LONG, SHORT_SHARE = 60, 30, 0.9

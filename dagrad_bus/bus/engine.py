@@ -317,7 +317,7 @@ class Engine:
                     self._note(action)
         if neighbour is not None:
             self._pump(neighbour)
-        if actions:
+        if actions or (neighbour is not None and neighbour.has_changed):  # credit may return without any action
             self.refresh()
 
     def _note(self, action: LinkUp | Rejected | Stalled | Dropped) -> None:
@@ -339,8 +339,7 @@ class Engine:
 
     def _pump(self, neighbour: Neighbour) -> None:
         before = neighbour.sent_bytes
-        if neighbour.pump(self.loop.time()):
-            self.refresh()
+        neighbour.pump(self.loop.time())
         self.metrics.count("bytes_sent", neighbour.sent_bytes - before)
         self._alarm.arm(neighbour.out.next_deadline())
         if neighbour.incoming is not None:
@@ -348,7 +347,7 @@ class Engine:
 
     def refresh(self) -> None:
         """Show the owner the links as they are now."""
-        self.states = tuple(LinkState(n.peer, n.ready, n.out.generation) for n in self.by_peer.values())
+        self.states = tuple([neighbour.state for neighbour in self.by_peer.values()])
         if self.on_change is not None:
             self.on_change()
 

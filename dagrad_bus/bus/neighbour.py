@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from dagrad_bus.codec import Codec
-from dagrad_bus.events import Send
+from dagrad_bus.events import LinkState, Send
 from dagrad_bus.ids import NodeId
 from dagrad_bus.link import Action, InLink, OutLink
 from dagrad_bus.rendezvous import Address
@@ -47,11 +47,24 @@ class Neighbour:
         self._transport = transport
         self._connected = False
         self._control: deque[Message] = deque(maxlen=CONTROL_QUEUE)
+        self._shown = LinkState(peer, ready=False, generation=self.out.generation)
 
     @property
     def ready(self) -> bool:
         """Whether a frame handed over now would leave at once."""
         return self.out.ready and not self.encoding
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether the outgoing link is no longer as :attr:`state` last showed it."""
+        return self._shown.ready != self.ready or self._shown.generation != self.out.generation
+
+    @property
+    def state(self) -> LinkState:
+        """The outgoing link, for its owner; the same object until something about it changes."""
+        if self.has_changed:
+            self._shown = LinkState(self.peer, self.ready, self.out.generation)
+        return self._shown
 
     def connected(self, now: float) -> list[Action]:
         """Take note of a finished handshake. The HELLO goes first: before it the peer does not know who speaks."""
@@ -93,6 +106,8 @@ class Neighbour:
         return moved
 
     def _next_chunk(self, now: float) -> Data | None:
+        if not self.out.has_unsent:
+            return None
         ack = self.incoming.riding_ack(now) if self.incoming is not None else None
         return self.out.next_chunk(now, ack)
 

@@ -77,6 +77,11 @@ class OutLink:
         return self.state is State.UP and self._waiting is None and self._seq < self._credit
 
     @property
+    def has_unsent(self) -> bool:
+        """Whether a frame, or the rest of one, waits to be handed over."""
+        return self._waiting is not None
+
+    @property
     def in_flight(self) -> int:
         """Frames sent and not yet settled."""
         return len(self._in_flight)
