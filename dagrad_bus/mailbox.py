@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from numpy.typing import NDArray
 
 from dagrad_bus.events import Arrival, Selection
 from dagrad_bus.ids import NodeId

@@ -71,6 +71,31 @@ class Faults:
             time.sleep(pause)
 
 
+class StepTimes:
+    """How long steps took, for programs that measure: evaluations and pauses are no part of a step."""
+
+    def __init__(self) -> None:
+        self._steps: list[float] = []
+        self._gaps: list[float] = []
+        self._since: float | None = None
+
+    def note(self, began: float, ended: float) -> None:
+        """Take one step, in ``time.monotonic()``."""
+        self._steps.append(ended - began)
+        if self._since is not None:
+            self._gaps.append(ended - self._since)
+        self._since = ended
+
+    def take(self) -> dict[str, float]:
+        """Return median and 99th percentile of the steps since the last call, and the longest time from one step's end
+        to the next one's, pauses included; in ms.
+        """
+        p50, p99 = (float(np.percentile(self._steps, share)) * 1000 for share in (50, 99))
+        found = {"step_p50_ms": p50, "step_p99_ms": p99, "step_gap_ms": max(self._gaps, default=0.0) * 1000}
+        self._steps, self._gaps, self._since = [], [], None
+        return found
+
+
 def parse_fault(text: str) -> tuple[str, float]:
     """Return worker and number of ``W:NUMBER``.
 
@@ -107,10 +132,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--fail", type=parse_fault, action="append", default=[], metavar="W:STEP", help="worker W crashes at STEP, once"
     )
+    parser.add_argument("--log-steps", action="store_true", help="log how long steps took, at each evaluation")
     return parser.parse_args(argv)
 
 
-def train(recipe: Recipe, faults: Faults, settings: Settings, *, wait: float, linger: float) -> None:
+def train(
+    recipe: Recipe, faults: Faults, settings: Settings, *, wait: float, linger: float, log_steps: bool = False
+) -> None:
     """Train one worker's replica, with its peers if there are any.
 
     Args:
@@ -119,7 +147,9 @@ def train(recipe: Recipe, faults: Faults, settings: Settings, *, wait: float, li
         settings: the run's; ``attach`` reads the same environment.
         wait: seconds to wait at most for the others at the start.
         linger: seconds to go on mixing at most at the end.
+        log_steps: whether step times are logged at each evaluation.
     """
+    times = StepTimes()
     digits = load(recipe.seed)
     model = build_model(recipe.model, recipe.seed)
     optimizer, follow_schedule = build_optimizer(model, recipe)
@@ -133,8 +163,11 @@ def train(recipe: Recipe, faults: Faults, settings: Settings, *, wait: float, li
             recipe.loss(model, *digits.batch(batches.next())).backward()  # type: ignore[no-untyped-call]  # torch's
             optimizer.step()
             follow_schedule()
+            times.note(began, time.monotonic())
             if recipe.evaluates(step):
                 report(bus, evaluate(model, digits, step))
+                if log_steps:
+                    bus.log(**times.take())
             faults.strike(bus.name, step, began)
         if settings.directory is not None:
             optimizer.zero_grad()
@@ -218,7 +251,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = from_environment(os.environ)
         faults = Faults(pace=flags.pace, sleep=dict(flags.sleep), fail=fail)
-        train(from_flags(flags), faults, settings, wait=flags.wait if first else 0.0, linger=flags.linger)
+        wait = flags.wait if first else 0.0
+        train(from_flags(flags), faults, settings, wait=wait, linger=flags.linger, log_steps=flags.log_steps)
     except BusError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
