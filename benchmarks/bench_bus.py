@@ -27,7 +27,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -215,10 +215,11 @@ async def receive_raw(load: Load) -> Result:
                 meter.count(1)
             loop.call_soon(drain)
 
-        loop.add_reader(sock.get(zmq.FD), drain)
+        descriptor = int(sock.get(zmq.FD))
+        loop.add_reader(descriptor, drain)
         loop.call_soon(drain)
         result = await meter.result()
-        loop.remove_reader(sock.get(zmq.FD))
+        loop.remove_reader(descriptor)
     return replace(result, messages=result.messages // messages, size=result.size // messages)
 
 

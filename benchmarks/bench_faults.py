@@ -34,6 +34,8 @@ VICTIM = "local.0"
 WINDOW = 10
 """Steps between two lines of step times."""
 SLEEP = 0.2
+LIVELY = 0.02
+"""Seconds a step takes at least in runs with a death: quick steps would be over before the journals show half."""
 
 
 def windows(records: Sequence[Record]) -> list[dict[str, float]]:
@@ -65,7 +67,7 @@ def step_time(args: argparse.Namespace, rule: str, *, straggler: bool) -> float:
 
 def gap_growth(args: argparse.Namespace, *, kill: bool) -> float:
     """Return the others' longest gap between steps after the kill less the longest before, in ms."""
-    with launched(args.workers, {}, [], program(args)) as run:
+    with launched(args.workers, {}, [], program(args, "--pace", max(args.pace, LIVELY))) as run:
         run.wait(lambda: _steps(run) >= args.steps / 2, pause=0.05)
         moment = time.time()
         if kill:
@@ -79,7 +81,7 @@ def gap_growth(args: argparse.Namespace, *, kill: bool) -> float:
 
 
 def _steps(run: Running) -> float:
-    return median([record.last.get("step", 0) for record in run.records()] or [0])
+    return median([float(record.last.get("step", 0)) for record in run.records()] or [0.0])
 
 
 def measure_straggler(args: argparse.Namespace) -> list[Row]:
@@ -132,7 +134,13 @@ def main() -> int:
     except RunFailed as error:
         print(f"cannot measure: {error}", file=sys.stderr)
         return 2
-    facts = {"workers": args.workers, "steps": args.steps, "batch": args.batch, "pace": args.pace, "rounds": args.rounds}
+    facts = {
+        "workers": args.workers,
+        "steps": args.steps,
+        "batch": args.batch,
+        "pace": args.pace,
+        "rounds": args.rounds,
+    }
     report("faults", rows, as_json=args.json, **facts)
     return 0
 

@@ -38,7 +38,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dagrad_bus.errors import LimitExceeded, MalformedFrame, UsageError
+from dagrad_bus.errors import LimitExceeded, MalformedFrame, NotFinite, UsageError
 
 MAX_RAW = 64 << 20
 """Bytes of a payload before the codec, at most; and at most so many times the bytes that came:"""
@@ -167,7 +167,7 @@ def from_wire(
     """Convert wire values back: float32[n, B], finite and freshly owned; int64[n, B] for ``Value.I64``.
 
     Raises:
-        MalformedFrame: a value is not finite.
+        NotFinite: a value is infinite or no number.
     """
     if value is Value.I64:
         return np.array(values, dtype=np.int64)
@@ -183,7 +183,7 @@ def from_wire(
         with np.errstate(over="ignore", invalid="ignore"):  # caught below
             exact = values.astype(np.float32) * scales[:, None]
     if not np.isfinite(exact).all():
-        raise MalformedFrame(f"{value.name} values are not all finite")
+        raise NotFinite(f"{value.name} values are not all finite")
     return exact
 
 

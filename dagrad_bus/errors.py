@@ -5,13 +5,13 @@
     BusError                      root, never raised itself
     +-- RemoteError               a peer's fault: dropped, counted, never stops the process
     |   +-- MalformedFrame        bytes that are no valid frame of this wire version
+    |   |   +-- NotFinite         values that are no numbers
     |   +-- LimitExceeded         a well-formed claim beyond a limit, refused before anything is allocated
     |   +-- VersionMismatch       another major version of the wire
     |   +-- LayoutMismatch        another model, block size or dtype than ours
     |   +-- NotAdmitted           another run, or a wrong run key
     +-- UsageError (ValueError)   the caller's fault: the message says what to do
     |   +-- SettingsError         a setting out of range, or two that contradict each other
-    +-- PeerLost                  the other end went away
     +-- BusClosed                 used after stop
     +-- StartError                the bus could not start: port in use, run folder unreadable, ...
 
@@ -38,6 +38,12 @@ class MalformedFrame(RemoteError):
     """Bytes that are not a valid frame of this wire version."""
 
     code = "malformed"
+
+
+class NotFinite(MalformedFrame):
+    """A frame with values that are infinite or no numbers."""
+
+    code = "not_finite"
 
 
 class LimitExceeded(RemoteError):
@@ -70,10 +76,6 @@ class UsageError(BusError, ValueError):
 
 class SettingsError(UsageError):
     """A setting out of range, or settings that contradict each other."""
-
-
-class PeerLost(BusError):
-    """The other end went away."""
 
 
 class BusClosed(BusError):

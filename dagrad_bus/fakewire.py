@@ -44,9 +44,11 @@ class Core(Protocol):
 
     def handle(self, event: Event, now: float) -> Iterable[Send]:
         """Take one event, return what is to be sent."""
+        ...
 
     def next_deadline(self) -> float | None:
         """When the next Tick is due; None while nothing is timed."""
+        ...
 
 
 @dataclass(slots=True)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from dagrad_bus.blocks import Layout
 from dagrad_bus.bus import Engine
 from dagrad_bus.errors import BusClosed, BusError, StartError, UsageError
-from dagrad_bus.events import Outgoing, View
+from dagrad_bus.events import Outcome, Outgoing, View
 from dagrad_bus.ids import NodeId, Step
 from dagrad_bus.mailbox import coalesce
 from dagrad_bus.metrics import Metrics
@@ -237,7 +237,7 @@ class BusThread:
             if all(arrival.kind is Kind.STATE for arrival in arrivals):
                 arrivals, superseded = coalesce(arrivals)
                 self.metrics.count("blocks_coalesced", superseded)
-        outcomes = []
+        outcomes: list[Outcome] = []
         while bus.outcomes:
             outcomes.append(bus.outcomes.popleft())
         # The loop has not looked at these yet: their state is that of before.
@@ -329,9 +329,8 @@ class BusThread:
 
 def _innermost(error: BaseException) -> BaseException:
     """Return what a group holds, if that is one exception."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+    held: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return _innermost(held[0]) if isinstance(error, BaseExceptionGroup) and len(held) == 1 else error
 
 
 def _ring_off(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:

@@ -99,4 +99,4 @@ def coalesce(arrivals: Sequence[Arrival]) -> tuple[tuple[Arrival, ...], int]:
 def _contains(known: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return for each of ``wanted`` whether it stands in ``known``; both rise, so a search is cheaper than a set."""
     where = np.searchsorted(known, wanted)
-    return known[np.minimum(where, len(known) - 1)] == wanted
+    return np.equal(known[np.minimum(where, len(known) - 1)], wanted, dtype=np.bool_)

@@ -57,6 +57,12 @@ class Liveness:
         self._suspects.discard(peer)
         return [Recovered(peer)]
 
+    def left(self, peer: NodeId) -> None:
+        """Take note of a goodbye: until it is heard again, nothing is expected of ``peer``."""
+        if peer in self._heard:
+            self._heard[peer] = None
+            self._suspects.discard(peer)
+
     def tick(self, now: float) -> list[Suspected]:
         """Judge the silence of each neighbour.
 

@@ -113,9 +113,7 @@ class Drain:
 class Outlet:
     """One sending socket on the loop: never blocks, and says when a refused send may be tried again."""
 
-    def __init__(
-        self, sock: zmq.Socket[bytes], on_room: Callable[[], None], fail: Callable[[Exception], None]
-    ) -> None:
+    def __init__(self, sock: zmq.Socket[bytes], on_room: Callable[[], None], fail: Callable[[Exception], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._on_room = on_room

@@ -22,4 +22,4 @@ def test_a_caller_s_fault_is_a_value_error() -> None:
 def test_a_peer_s_fault_has_a_code_of_its_own() -> None:
     codes = [kind.code for kind in KINDS if issubclass(kind, RemoteError)]
     assert len(set(codes)) == len(codes)
-    assert all(re.fullmatch("[a-z]+", code) for code in codes)
+    assert all(re.fullmatch("[a-z_]+", code) for code in codes)

@@ -26,8 +26,8 @@ class Counter:
     sent: int = 0
     due: float = 0.0
     connections: int = 0
-    seen: list[tuple[int, int]] = field(default_factory=list)
-    events: list[str] = field(default_factory=list)
+    seen: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    events: list[str] = field(default_factory=list[str])
 
     def handle(self, event: Event, now: float) -> Iterable[Send]:
         match event:

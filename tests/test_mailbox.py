@@ -60,10 +60,15 @@ def test_room_is_counted_in_bytes_of_all_links() -> None:
 def test_one_writer_and_one_reader_lose_nothing() -> None:
     box, total = Mailbox(LinkSettings()), 20_000
     frames = [arrival(A, [0], value) for value in range(100)]
+
+    def write() -> None:
+        for number in range(total):
+            box.put(frames[number % 100])
+
     former = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        writer = threading.Thread(target=lambda: [box.put(frames[n % 100]) for n in range(total)])
+        writer = threading.Thread(target=write)
         writer.start()
         seen: list[Arrival] = []
         while len(seen) < total and (writer.is_alive() or box.waiting(A)):

@@ -12,7 +12,8 @@ SETTINGS = BeatSettings(interval=1.0, silence=3.0)
 
 def judge_until(liveness: Liveness, start: float, end: float) -> list[tuple[float, NodeId]]:
     """Judge once a second; return who was suspected when."""
-    found, now = [], start
+    found: list[tuple[float, NodeId]] = []
+    now = start
     while now <= end:
         found += [(now, action.peer) for action in liveness.tick(now)]
         now += 1.0
@@ -28,9 +29,9 @@ def test_nobody_is_accused_before_the_first_message() -> None:
 def test_silence_beyond_the_bound_is_suspected_once() -> None:
     liveness = Liveness([A, B], SETTINGS, 0.0)
     assert liveness.heard(A, 0.5) == []
-    assert liveness.alive == (A,)
+    assert list(liveness.alive) == [A]
     assert judge_until(liveness, 1.0, 20.0) == [(4.0, A)]
-    assert liveness.alive == ()
+    assert list(liveness.alive) == []
 
 
 def test_a_suspect_that_is_heard_recovers() -> None:

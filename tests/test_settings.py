@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,7 +91,7 @@ def test_an_empty_environment_is_a_worker_that_is_alone() -> None:
 def test_every_exchange_setting_can_be_given(tmp_path: Path) -> None:
     default = ExchangeSettings()
     other = {"rule": "local", "wire": "f16", "block": 8, "interval": 3, "fanout": 2, "seed": 5, "age_power": 2.0}
-    given = {f.name: other.get(f.name, getattr(default, f.name)) for f in fields(default)}
+    given: dict[str, Any] = {f.name: other.get(f.name, getattr(default, f.name)) for f in fields(default)}
     environ = {f"DAGRAD_{name.upper()}": str(value) for name, value in given.items()}
     assert from_environment(environ).exchange == ExchangeSettings(**given)
 

@@ -87,8 +87,9 @@ class StepTimes:
         self._since = ended
 
     def take(self) -> dict[str, float]:
-        """Return median and 99th percentile of the steps since the last call, and the longest time from one step's end
-        to the next one's, pauses included; in ms.
+        """Return what the steps since the last call took, in ms.
+
+        Median and 99th percentile of a step, and the longest time from one's end to the next one's, pauses included.
         """
         p50, p99 = (float(np.percentile(self._steps, share)) * 1000 for share in (50, 99))
         found = {"step_p50_ms": p50, "step_p99_ms": p99, "step_gap_ms": max(self._gaps, default=0.0) * 1000}

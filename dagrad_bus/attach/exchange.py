@@ -141,7 +141,7 @@ class Exchange:
         for age in ages:
             self.metrics.observe("age_steps", age)
         self.metrics.gauge("tau", self.tau)
-        self.metrics.gauge("peers", len(self._links))
+        self.metrics.gauge("links", len(self._links))
         self.metrics.gauge("blocks_owed", self._book.dirty_count)
         return [self._weigh(arrival, age) for arrival, age in zip(arrivals, ages, strict=True)]
 

@@ -72,7 +72,7 @@ class LocalRule:
 
 
 KINDS: dict[RuleName, frozenset[Kind]] = {
-    "state": frozenset({Kind.STATE, Kind.SWEEP}),
+    "state": frozenset({Kind.STATE}),
     "gradient": frozenset({Kind.GRADIENT}),
     "local": frozenset(),
 }

@@ -20,16 +20,17 @@ from typing import Self
 from dagrad_bus.blocks import Layout
 from dagrad_bus.bus.alarm import Alarm
 from dagrad_bus.bus.coding import Bench
-from dagrad_bus.bus.framing import INLINE_BYTES, allowed, pack_frame, unpack_frame
+from dagrad_bus.bus.framing import INLINE_BYTES, allowed, pack_frame
 from dagrad_bus.bus.identity import Identity
+from dagrad_bus.bus.intake import Intake
 from dagrad_bus.bus.neighbour import Neighbour
 from dagrad_bus.bus.reception import Reception
 from dagrad_bus.bus.upkeep import Upkeep
 from dagrad_bus.codec import Codec
 from dagrad_bus.errors import LayoutMismatch, RemoteError, UsageError, VersionMismatch
-from dagrad_bus.events import Arrival, LinkState, Outcome, Outgoing, Send
+from dagrad_bus.events import LinkState, Outcome, Outgoing, Send
 from dagrad_bus.ids import NodeId, Step
-from dagrad_bus.link import Action, Assembled, Dropped, LinkUp, Packed, Rejected, Settled, Stalled
+from dagrad_bus.link import Action, Assembled, Dropped, Left, LinkUp, Packed, Rejected, Settled, Stalled
 from dagrad_bus.log import get_logger
 from dagrad_bus.mailbox import Mailbox
 from dagrad_bus.membership import Liveness, Recovered
@@ -38,7 +39,7 @@ from dagrad_bus.rendezvous import Address, publish
 from dagrad_bus.settings import Settings
 from dagrad_bus.topology.live import TopologySpec, neighbours
 from dagrad_bus.transport import open_transport
-from dagrad_bus.wire import Bye, ByeReason, Heartbeat, Hello, NackCode, parse
+from dagrad_bus.wire import Bye, ByeReason, CorruptPayload, Heartbeat, Hello, parse
 
 
 class Engine:
@@ -107,13 +108,13 @@ class Engine:
             self.by_peer[peer] = Neighbour(peer, members[peer], hello, self.settings.link, self.transport)
         self.liveness = Liveness(graph, self.settings.beat, self.loop.time())
         self._encoder = Bench(self.threads, self._pack, self._submit)
-        self._decoder = Bench(self.threads, self._unpack, self._decoded)
+        self._intake = Intake(self)
         self.transport.start(self, self.fail)
         await self._announce()
         self.refresh()
         group = await self._stack.enter_async_context(asyncio.TaskGroup())
         upkeep = Upkeep(self)
-        jobs = (self._watch, upkeep.beat, upkeep.judge, upkeep.find_peers, self._encoder.run, self._decoder.run)
+        jobs = (self._watch, upkeep.beat, upkeep.judge, upkeep.find_peers, self._encoder.run, self._intake.run)
         self._tasks = [group.create_task(job(), name=f"dagrad.{job.__qualname__}") for job in jobs]
         self._stack.push_async_exit(self._leave)
 
@@ -237,6 +238,8 @@ class Engine:
         except RemoteError as error:
             self.metrics.count(f"frames_dropped.{error.code}")
             admission.strike(routing, now)
+            if isinstance(error, CorruptPayload):
+                self._refuse_by_name(routing, error, now)
             return
         if neighbour is None:
             self.metrics.count("frames_dropped.no_neighbour")
@@ -244,6 +247,13 @@ class Engine:
         self.metrics.count("bytes_received", sum(map(len, parts)))
         self._heard(neighbour, now)
         self.act(neighbour, self._reception.handle(neighbour, routing, message, now))
+
+    def _refuse_by_name(self, routing: bytes, error: CorruptPayload, now: float) -> None:
+        """Tell the sender of a chunk whose payload was damaged, so that it need not wait for the next receipt."""
+        for neighbour in self.by_peer.values():
+            incoming = neighbour.incoming
+            if incoming is not None and (incoming.routing, incoming.edge) == (routing, error.edge):
+                self.act(neighbour, incoming.corrupt(error.seq, now))
 
     def _heard(self, neighbour: Neighbour, now: float) -> None:
         for action in self.liveness.heard(neighbour.peer, now):
@@ -312,7 +322,7 @@ class Engine:
                     self.metrics.count("frames_accepted" if action.outcome.accepted else "frames_lost")
                     self.outcomes.append(action.outcome)
                 case Assembled():
-                    self._decode(action)
+                    self._intake.decode(action)
                 case _:
                     self._note(action)
         if neighbour is not None:
@@ -320,7 +330,7 @@ class Engine:
         if actions or (neighbour is not None and neighbour.has_changed):  # credit may return without any action
             self.refresh()
 
-    def _note(self, action: LinkUp | Rejected | Stalled | Dropped) -> None:
+    def _note(self, action: LinkUp | Left | Rejected | Stalled | Dropped) -> None:
         """Count what needs nothing else done, and log what is rare."""
         match action:
             case Rejected():
@@ -331,6 +341,9 @@ class Engine:
                 self.log.info("link_up", peer=self._name_of(action.peer))
             case Stalled():
                 self.metrics.count("link_stalled")
+            case Left():
+                self.metrics.count("peers_left")
+                self.liveness.left(action.peer)
             case Dropped():
                 self.metrics.count(f"frames_dropped.{action.reason}")
 
@@ -357,44 +370,3 @@ class Engine:
         for neighbour in self.by_peer.values():
             incoming = neighbour.incoming.tick(now) if neighbour.incoming is not None else []
             self.act(neighbour, [*neighbour.out.tick(now), *incoming])
-
-    # Decoding --------------------------------------------------------------------------------------------------
-
-    def _decode(self, frame: Assembled) -> None:
-        neighbour = self.by_peer[frame.peer]
-        if frame.head.raw_size <= INLINE_BYTES and not neighbour.decoding:
-            self._decided(frame, self._unpack(frame))
-            return
-        if self._decoder.put(frame):
-            neighbour.decoding += 1
-        else:  # credit keeps the queue short, but a peer that greets again and again gets it anew each time
-            self.metrics.count("frames_dropped.overload")
-            self._answer(frame, NackCode.OVERLOAD)
-
-    def _unpack(self, frame: Assembled) -> Arrival | RemoteError:
-        """Decode; on the loop or beside it."""
-        transit = frame.head.queued_ms / 1000 + self.by_peer[frame.peer].out.srtt / 2
-        try:
-            return unpack_frame(frame, frame.peer, self.layout, self.identity.codecs, transit)
-        except RemoteError as error:
-            return error
-
-    def _decoded(self, frame: Assembled, result: Arrival | RemoteError) -> None:
-        self.by_peer[frame.peer].decoding -= 1
-        self._decided(frame, result)
-        self.refresh()
-
-    def _decided(self, frame: Assembled, result: Arrival | RemoteError) -> None:
-        if isinstance(result, Arrival):
-            self.mailbox.put(result)
-            self.metrics.count("frames_received")
-        else:
-            self.metrics.count("frames_dropped.decode")
-        self._answer(frame, 0 if isinstance(result, Arrival) else NackCode.DECODE)
-
-    def _answer(self, frame: Assembled, code: int) -> None:
-        """Give the verdict to the link the frame came through, unless a restarted sender has replaced it."""
-        neighbour = self.by_peer[frame.peer]
-        incoming = neighbour.incoming
-        if incoming is not None and incoming is frame.link:
-            self.act(neighbour, incoming.verdict(frame.seq, code, self.loop.time()))

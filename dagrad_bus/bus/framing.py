@@ -7,12 +7,12 @@ from zlib import crc32
 
 from dagrad_bus.blocks import Layout
 from dagrad_bus.codec import Codec, Value, decode, encode, from_wire
-from dagrad_bus.errors import MalformedFrame
+from dagrad_bus.errors import LayoutMismatch, MalformedFrame, NotFinite, RemoteError
 from dagrad_bus.events import Arrival, Outgoing, Selection
 from dagrad_bus.ids import NodeId
 from dagrad_bus.link import Assembled, Packed
 from dagrad_bus.settings import Codec as CodecName
-from dagrad_bus.wire import CHUNK, DataHead, Kind
+from dagrad_bus.wire import CHUNK, DataHead, Kind, NackCode
 
 INLINE_BYTES = 1 << 16
 """Frames up to this size are coded on the loop itself: handing them to a thread would cost more."""
@@ -76,7 +76,7 @@ def unpack_frame(frame: Assembled, peer: NodeId, layout: Layout, codecs: Abstrac
     if head.codec is not Codec.RAW and head.codec not in codecs:
         raise MalformedFrame(f"codec {head.codec.name} was not offered")
     if head.layout != layout.digest or head.block != layout.block or head.kind is Kind.SWEEP:
-        raise MalformedFrame("frame of another layout or kind")
+        raise LayoutMismatch("frame of another layout or kind")
     total = total_blocks(layout, head.value)
     indices, values, scales = decode(
         frame.payload,
@@ -102,3 +102,11 @@ def unpack_frame(frame: Assembled, peer: NodeId, layout: Layout, codecs: Abstrac
         arrived_at=frame.first_chunk_at,
         size=frame.size,
     )
+
+
+_NACK = {LayoutMismatch.code: NackCode.LAYOUT, NotFinite.code: NackCode.NOT_FINITE}
+
+
+def nack_code(error: RemoteError) -> int:
+    """Return the NACK code that tells a sender why its frame was refused."""
+    return _NACK.get(error.code, NackCode.DECODE)

@@ -10,7 +10,7 @@ from dagrad_bus.bus.neighbour import Neighbour
 from dagrad_bus.errors import RemoteError
 from dagrad_bus.events import Send
 from dagrad_bus.ids import NodeId, derive_edge_id
-from dagrad_bus.link import Action, Dropped, InLink
+from dagrad_bus.link import Action, Dropped, InLink, Left
 from dagrad_bus.settings import LinkSettings
 from dagrad_bus.wire import Ack, Bye, Data, Error, Hello, HelloOk, Message, Nack, NackCode, Ping, Pong
 
@@ -92,7 +92,7 @@ class Reception:
             case Pong():
                 return out.pong(message, now)
             case Bye():
-                return [Dropped("bye"), *out.broken()]
+                return [Left(neighbour.peer), *out.broken()]
             case _:
                 return [Dropped("unexpected")]
 

@@ -27,6 +27,7 @@ class Upkeep:
 
     def __init__(self, bus: Engine) -> None:
         self._bus = bus
+        self._lag = 0.0
 
     async def beat(self) -> None:
         """Publish a heartbeat each interval."""
@@ -40,6 +41,7 @@ class Upkeep:
                 state=TRAINING,
                 step=step,
                 rate=rate,
+                lag_ms=round(self._lag * 1000),
                 progress_ms=0 if at == 0 else max(0, round((time.monotonic() - at) * 1000)),
                 members=len(bus.settings.members),
             )
@@ -50,13 +52,13 @@ class Upkeep:
 
     async def judge(self) -> None:
         """Look at the neighbours' silence and at the loop's own lateness."""
-        bus, worst = self._bus, 0.0
+        bus = self._bus
         while True:
             before = bus.loop.time()
             await asyncio.sleep(LAG_INTERVAL)
             now = bus.loop.time()
-            worst = max(now - before - LAG_INTERVAL, worst * LAG_FADE)
-            bus.metrics.gauge("loop_lag_ms", round(worst * 1000, 3))
+            self._lag = max(now - before - LAG_INTERVAL, self._lag * LAG_FADE)
+            bus.metrics.gauge("loop_lag_ms", round(self._lag * 1000, 3))
             bus.metrics.gauge("peers", len(bus.liveness.alive))
             if now >= bus.liveness.next_deadline():
                 for suspected in bus.liveness.tick(now):

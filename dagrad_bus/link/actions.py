@@ -29,6 +29,13 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """Action: the peer said goodbye; its silence accuses it of nothing."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """Action: a job's outcome on this link."""
 
@@ -63,6 +70,4 @@ class Dropped:
     reason: str
 
 
-Action = Send | LinkUp | Rejected | Settled | Stalled | Assembled | Dropped
-
-
+Action = Send | LinkUp | Left | Rejected | Settled | Stalled | Assembled | Dropped

@@ -160,6 +160,12 @@ class InLink:
             actions += self.ping(ping, now)
         return actions
 
+    def corrupt(self, seq: int, now: float) -> list[Action]:
+        """Take note that a chunk of frame ``seq`` arrived damaged; the rest of the frame is of no use."""
+        if seq <= max(self.resolved, *self._verdicts, 0) or seq > self.credit:
+            return []
+        return self._refuse(seq, NackCode.CRC, now)
+
     def _refuse(self, seq: int, code: int, now: float) -> list[Action]:
         """Refuse a frame before any decoding; the word on it waits for frames before it that are being decoded."""
         self._forget_partial()
@@ -170,7 +176,9 @@ class InLink:
         """Resolve ``seq``; numbers jumped over keep bit 0. Acknowledge now if the sender will soon need it."""
         if seq <= self.resolved:
             return []
-        self.history = ((self.history << (seq - self.resolved)) | ok) & _MASK if seq - self.resolved < HISTORY else int(ok)
+        self.history = (
+            ((self.history << (seq - self.resolved)) | ok) & _MASK if seq - self.resolved < HISTORY else int(ok)
+        )
         self.resolved = seq
         if self._ack_since is None:
             self._ack_since = now

@@ -68,7 +68,9 @@ def engines(settings: Callable[..., Settings]) -> Callable[..., AbstractAsyncCon
 def frame() -> Callable[..., Outgoing]:
     """Return what makes a frame to all neighbours, or to some."""
 
-    def make(engine: Engine, job: int, blocks: Sequence[int] = (0, 1, 2), to: Sequence[NodeId] | None = None) -> Outgoing:
+    def make(
+        engine: Engine, job: int, blocks: Sequence[int] = (0, 1, 2), to: Sequence[NodeId] | None = None
+    ) -> Outgoing:
         indices = np.array(blocks, dtype=np.int64)
         values = np.full((len(blocks), 1), job, dtype=np.float32)
         chosen = Selection(indices, *to_wire(values, Value.F32))

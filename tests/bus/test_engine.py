@@ -35,7 +35,7 @@ def all_ready(*buses: Engine) -> bool:
 
 def outcomes(bus: Engine) -> dict[tuple[int, NodeId], bool]:
     """Return the outcomes by (job, link), each of which there is one of."""
-    found = {(outcome.job, outcome.peer): outcome.accepted for outcome in bus.outcomes}
+    found = {(int(outcome.job), outcome.peer): outcome.accepted for outcome in bus.outcomes}
     assert len(found) == len(bus.outcomes)
     return found
 
@@ -87,9 +87,7 @@ def outcomes_of_others(buses: list[Engine], me: Engine) -> list[tuple[NodeId, in
 
 
 @pytest.mark.asyncio
-async def test_every_frame_of_a_busy_exchange_has_one_outcome(
-    until: Until, engines: Engines, frame: MakeFrame
-) -> None:
+async def test_every_frame_of_a_busy_exchange_has_one_outcome(until: Until, engines: Engines, frame: MakeFrame) -> None:
     async with engines(4) as buses:
         await until(lambda: all_ready(*buses))
         accepted: Counter[NodeId] = Counter()
@@ -186,10 +184,10 @@ async def test_a_restarted_worker_is_a_new_generation(
     async with Engine(settings(0, 2), layout) as a:
         for generation in (1, 2):
             async with Engine(settings(1, 2), layout) as b:
-                await until(lambda: all_ready(a, b))  # noqa: B023  # awaited here
+                await until(lambda: all_ready(a, b))  # awaited here
                 assert a.states[0].generation == generation
                 a.publish(frame(a, generation))
-                await until(lambda: b.mailbox.waiting(a.self_id))  # noqa: B023  # awaited here
+                await until(lambda: b.mailbox.waiting(a.self_id))  # awaited here
             await until(lambda: not a.states[0].ready)  # it is told, or sees the connection break
         assert all(outcomes(a).values())
 
@@ -208,9 +206,7 @@ async def test_a_port_in_use_is_told_and_leaves_nothing(settings: MakeSettings, 
 
 
 @pytest.mark.asyncio
-async def test_a_worker_with_another_key_is_kept_out(
-    until: Until, settings: MakeSettings, layout: Layout
-) -> None:
+async def test_a_worker_with_another_key_is_kept_out(until: Until, settings: MakeSettings, layout: Layout) -> None:
     async with AsyncExitStack() as stack:
         keys = (b"secret", b"secret", b"guess")
         made = [Engine(settings(n, 3, key=key), layout) for n, key in enumerate(keys)]
@@ -300,21 +296,21 @@ async def test_a_member_that_breaks_every_rule_hurts_nobody(
         await until(lambda: b.mailbox.waiting(evil.identity.node) == 1)
         evil.say(data(edge, 1, layout))
         await until(lambda: dropped(b, "late"))
-        evil.say(data(edge, 2, layout, [float("nan")]))
-        await until(lambda: nacks(evil) == [NackCode.DECODE])
-        evil.say(data(edge, 3, layout, chunk_n=3), data(edge, 3, layout, chunk_ix=2, chunk_n=3))
-        await until(lambda: nacks(evil)[1:] == [NackCode.GAP])
-        evil.say(data(edge, 1000, layout))
-        await until(lambda: nacks(evil)[2:] == [NackCode.OVERLOAD])
-        evil.say(data(EdgeId(edge ^ 1), 4, layout))
-        await until(lambda: nacks(evil)[3:] == [NackCode.BAD_EDGE])
-        evil.say(data(edge, 4, layout, chunk_n=40))
-        await until(lambda: nacks(evil)[4:] == [NackCode.TOO_BIG])
-        evil.say(data(edge, 5, layout), Ping(1, (1 << 64) - 1, edge), Ping(1, 1 << 63, edge))
-        await until(lambda: b.mailbox.waiting(evil.identity.node) == 2)
-        parts = pack(data(edge, 6, layout))
+        parts = pack(data(edge, 2, layout))
         evil.say_parts([*parts[:2], bytes(len(parts[2]))])
-        await until(lambda: dropped(b, "crc"))
+        await until(lambda: nacks(evil) == [NackCode.CRC])
+        evil.say(data(edge, 3, layout, [float("nan")]))
+        await until(lambda: nacks(evil)[1:] == [NackCode.NOT_FINITE])
+        evil.say(data(edge, 4, layout, chunk_n=3), data(edge, 4, layout, chunk_ix=2, chunk_n=3))
+        await until(lambda: nacks(evil)[2:] == [NackCode.GAP])
+        evil.say(data(edge, 1000, layout))
+        await until(lambda: nacks(evil)[3:] == [NackCode.OVERLOAD])
+        evil.say(data(EdgeId(edge ^ 1), 5, layout))
+        await until(lambda: nacks(evil)[4:] == [NackCode.BAD_EDGE])
+        evil.say(data(edge, 5, layout, chunk_n=40))
+        await until(lambda: nacks(evil)[5:] == [NackCode.TOO_BIG])
+        evil.say(data(edge, 6, layout), Ping(1, (1 << 64) - 1, edge), Ping(1, 1 << 63, edge))
+        await until(lambda: b.mailbox.waiting(evil.identity.node) == 2)
         await until(lambda: all(s.ready for s in a.states if s.peer == b.self_id))
         a.publish(frame(a, 1, to=[b.self_id]))
         await until(lambda: b.mailbox.waiting(a.self_id))
@@ -374,8 +370,10 @@ async def test_a_bug_in_a_callback_ends_the_block(
         async with Engine(settings(0, 2), layout) as a, b:
             if place in {"_unpack", "_submit"}:
                 await until(lambda: all_ready(a, b))
-                monkeypatch.setattr(b, place, bug)
-                b._decoder._work, b._encoder._done = b._unpack, b._submit
+                if place == "_unpack":
+                    monkeypatch.setattr(b._intake._bench, "_work", bug)
+                else:
+                    monkeypatch.setattr(b._encoder, "_done", bug)
                 (a if place == "_unpack" else b).publish(frame(b if place == "_submit" else a, 1, range(40_000)))
             else:
                 monkeypatch.setattr(b, place, bug)
@@ -408,7 +406,11 @@ async def test_leaving_does_not_wait_for_a_peer_that_takes_nothing(
     async with Engine(settings(1, 2), layout) as deaf, AsyncExitStack() as stack:
         bus = await stack.enter_async_context(Engine(settings(0, 2, transport=transport), layout))
         await until(lambda: all_ready(bus, deaf))
-        monkeypatch.setattr(bus.transport, "send", lambda peer, parts: False)
+
+        def refuse(peer: NodeId, parts: object) -> bool:
+            return False
+
+        monkeypatch.setattr(bus.transport, "send", refuse)
         started = time.monotonic()
         await stack.aclose()
         assert 0.1 <= time.monotonic() - started < 1.0
@@ -426,8 +428,7 @@ async def test_neighbours_are_told_of_leaving(until: Until, settings: MakeSettin
 
 @pytest.mark.asyncio
 async def test_what_the_body_raises_passes_through(settings: MakeSettings, layout: Layout) -> None:
-    with pytest.raises((KeyError, ExceptionGroup)) as caught:
+    with pytest.raises(ExceptionGroup) as caught:
         async with Engine(settings(0, 2), layout):
             raise KeyError("mine")
-    error = caught.value
-    assert isinstance(error, KeyError) or error.exceptions[0].args == ("mine",)
+    assert caught.group_contains(KeyError, match="mine")

@@ -14,7 +14,7 @@ from dagrad_bus.bus.reception import Reception
 from dagrad_bus.codec import Codec, Index, Value
 from dagrad_bus.events import Send
 from dagrad_bus.ids import EdgeId, Step, derive_edge_id
-from dagrad_bus.link import Action, Assembled, Dropped, LinkUp, Rejected, State
+from dagrad_bus.link import Action, Assembled, Dropped, Left, LinkUp, Rejected, State
 from dagrad_bus.settings import LinkSettings, Settings
 from dagrad_bus.transport import Transport
 from dagrad_bus.wire import (
@@ -201,5 +201,5 @@ def test_an_error_is_kept_as_the_refusal_until_the_peer_greets(a: End, b: End) -
 def test_a_goodbye_takes_the_link_down(a: End, b: End) -> None:
     bring_up(a, b)
     actions = a.reception.handle(a.neighbour, ROUTING, Bye(ByeReason.LEAVE), 0.0)
-    assert actions == [Dropped("bye")]
+    assert actions == [Left(a.neighbour.peer)]
     assert a.neighbour.out.state is State.DOWN

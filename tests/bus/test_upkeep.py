@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -28,16 +27,31 @@ def gauge(bus: Engine, name: str) -> object:
 
 @pytest.mark.asyncio
 async def test_heartbeats_are_heard_and_their_silence_is_noticed(
-    until: Until, settings: MakeSettings, layout: Layout
+    until: Until, settings: MakeSettings, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def say_nothing() -> None:
+        """Leave as a crash does."""
+
     async with Engine(settings(0, 2, beat=FAST), layout) as a:
         async with Engine(settings(1, 2, beat=FAST), layout) as b:
             await until(lambda: gauge(a, "peers") == gauge(b, "peers") == 1)
             b.progress = (Step(7), 2.0, time.monotonic())
+            monkeypatch.setattr(b, "_say_goodbye", say_nothing)
         await until(lambda: a.metrics["suspected"] == 1)
         await until(lambda: gauge(a, "peers") == 0)
         async with Engine(settings(1, 2, beat=FAST), layout):
             await until(lambda: a.metrics["recovered"] == 1)
+
+
+@pytest.mark.asyncio
+async def test_the_silence_after_a_goodbye_accuses_nobody(until: Until, settings: MakeSettings, layout: Layout) -> None:
+    async with Engine(settings(0, 2, beat=FAST), layout) as a:
+        async with Engine(settings(1, 2, beat=FAST), layout) as b:
+            await until(lambda: gauge(a, "peers") == gauge(b, "peers") == 1)
+        await until(lambda: a.metrics["peers_left"] == 1 and gauge(a, "peers") == 0)
+        due = time.monotonic() + 2 * FAST.silence
+        await until(lambda: time.monotonic() > due)
+        assert a.metrics["suspected"] == 0
 
 
 @pytest.mark.asyncio
@@ -74,9 +88,15 @@ async def test_a_link_without_any_progress_is_connected_anew(
     async with engines(2) as (a, b):
         await until(lambda: a.states[0].ready and a.by_peer[b.self_id].address)
         calls: list[NodeId] = []
-        monkeypatch.setattr(a, "connect", lambda peer, inbox, beat: calls.append(peer))
-        monkeypatch.setattr(a.by_peer[b.self_id].out, "is_dead", lambda now: True)
+
+        def connect(peer: NodeId, inbox: str, beat: str) -> None:
+            calls.append(peer)
+
+        def is_dead(now: float) -> bool:
+            return True
+
+        monkeypatch.setattr(a, "connect", connect)
+        monkeypatch.setattr(a.by_peer[b.self_id].out, "is_dead", is_dead)
         await until(lambda: calls)
         assert calls[0] == b.self_id
         assert a.metrics["connections_reset"] >= 1
-        await asyncio.sleep(0)

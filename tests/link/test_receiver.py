@@ -39,9 +39,7 @@ def fresh(room: Room | None = None, window: int = 2) -> InLink:
 def chunk(seq: int, ix: int = 0, n: int = 1, size: int | None = None, raw: int | None = None) -> Data:
     total = (n - 1) * CHUNK + 10 if size is None else size
     payload = bytes(CHUNK if ix < n - 1 else total - (n - 1) * CHUNK)
-    head = DataHead(
-        Kind.STATE, bytes(8), 1, 1, Index.GAPS8, Value.F32, Codec.RAW, raw or total, total, Step(seq), 1.0
-    )
+    head = DataHead(Kind.STATE, bytes(8), 1, 1, Index.GAPS8, Value.F32, Codec.RAW, raw or total, total, Step(seq), 1.0)
     return Data(EDGE, seq, ix, n, head if ix == 0 else None, payload)
 
 

@@ -55,12 +55,11 @@ class Worker:
     chunks: int = 1
     room: bool = True
     jobs: Iterable[int] = field(default_factory=lambda: itertools.count(1))
-    version_of: dict[int, int] = field(default_factory=dict)
-    submitted: list[int] = field(default_factory=list)
-    outcomes: dict[int, list[bool]] = field(default_factory=dict)
-    delivered: list[int] = field(default_factory=list)
-    sent: list[tuple[int, int, int]] = field(default_factory=list)
-    edge_ups: int = 0
+    version_of: dict[int, int] = field(default_factory=dict[int, int])
+    submitted: list[int] = field(default_factory=list[int])
+    outcomes: dict[int, list[bool]] = field(default_factory=dict[int, list[bool]])
+    delivered: list[int] = field(default_factory=list[int])
+    sent: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     version: int = 0
     due: float = 0.0
     stall_filter: Callable[[Message], bool] = lambda message: True
@@ -101,7 +100,7 @@ class Worker:
         while self.decoding and self.decoding[0][0] <= now:
             _, frame = self.decoding.popleft()
             self.delivered.append(int(bytes(frame.payload[:8]).hex(), 16))
-            if frame.link is self.line.incoming:
+            if self.line.incoming is not None and frame.link is self.line.incoming:
                 self.act(self.line.incoming.verdict(frame.seq, 0, now), now)
         if now >= self.due and self.version < self.versions:
             self.due = now + self.period
@@ -179,7 +178,8 @@ class Worker:
 def world(seed: int, breaks: float, **options: int) -> tuple[FakeWire, Worker, Worker]:
     rng = np.random.default_rng(seed)
     a, b = Worker(A, 100, rng, **options), Worker(B, 200, rng, **options)  # type: ignore[arg-type]  # plain numbers
-    return FakeWire({A: a, B: b}, rng, latency=0.03, breaks=breaks, outage=0.2), a, b
+    latency, outage = [(0.03, 0.2), (0.2, 0.02)][seed % 2]  # the second brings old tails after new heads
+    return FakeWire({A: a, B: b}, rng, latency=latency, breaks=breaks, outage=outage), a, b
 
 
 def check_laws(sender: Worker, receiver: Worker) -> None:

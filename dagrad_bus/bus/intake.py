@@ -1,0 +1,66 @@
+"""What becomes of a whole frame: decoded, put into the mailbox, and its link told the verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dagrad_bus.bus.coding import Bench
+from dagrad_bus.bus.framing import INLINE_BYTES, nack_code, unpack_frame
+from dagrad_bus.errors import RemoteError
+from dagrad_bus.events import Arrival
+from dagrad_bus.link import Assembled
+from dagrad_bus.wire import NackCode
+
+if TYPE_CHECKING:
+    from dagrad_bus.bus.engine import Engine
+
+
+class Intake:
+    """Decodes the frames of one bus: small ones on the loop, large ones beside it, those of a link in order."""
+
+    def __init__(self, bus: Engine) -> None:
+        self._bus = bus
+        self._bench = Bench(bus.threads, self._unpack, self._unpacked)
+        self.run = self._bench.run
+
+    def decode(self, frame: Assembled) -> None:
+        """Take a frame; its verdict follows, now or later."""
+        neighbour = self._bus.by_peer[frame.peer]
+        if frame.head.raw_size <= INLINE_BYTES and not neighbour.decoding:
+            self._decided(frame, self._unpack(frame))
+        elif self._bench.put(frame):
+            neighbour.decoding += 1
+        else:  # credit keeps the queue short, but a peer that greets again and again gets it anew each time
+            self._bus.metrics.count("frames_dropped.overload")
+            self._answer(frame, NackCode.OVERLOAD)
+
+    def _unpack(self, frame: Assembled) -> Arrival | RemoteError:
+        """Decode; on the loop or beside it."""
+        bus = self._bus
+        transit = frame.head.queued_ms / 1000 + bus.by_peer[frame.peer].out.srtt / 2
+        try:
+            return unpack_frame(frame, frame.peer, bus.layout, bus.identity.codecs, transit)
+        except RemoteError as error:
+            return error
+
+    def _unpacked(self, frame: Assembled, result: Arrival | RemoteError) -> None:
+        self._bus.by_peer[frame.peer].decoding -= 1
+        self._decided(frame, result)
+        self._bus.refresh()
+
+    def _decided(self, frame: Assembled, result: Arrival | RemoteError) -> None:
+        if isinstance(result, Arrival):
+            self._bus.mailbox.put(result)
+            self._bus.metrics.count("frames_received")
+            self._answer(frame, 0)
+        else:
+            self._bus.metrics.count("frames_dropped.decode")
+            self._answer(frame, nack_code(result))
+
+    def _answer(self, frame: Assembled, code: int) -> None:
+        """Give the verdict to the link the frame came through, unless a restarted sender has replaced it."""
+        bus = self._bus
+        neighbour = bus.by_peer[frame.peer]
+        incoming = neighbour.incoming
+        if incoming is not None and incoming is frame.link:
+            bus.act(neighbour, incoming.verdict(frame.seq, code, bus.loop.time()))

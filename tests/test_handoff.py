@@ -1,0 +1,407 @@
+"""The training thread and the bus thread: hand-over in both directions, failures, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dagrad_bus.blocks import Entry, Layout
+from dagrad_bus.codec import Value, to_wire
+from dagrad_bus.errors import BusClosed, StartError, UsageError
+from dagrad_bus.events import Arrival, Outcome, Outgoing, Selection
+from dagrad_bus.handoff import SWITCH_INTERVAL, Bell, BusThread, Inbox, loop_factory
+from dagrad_bus.ids import JobId, NodeId, Step
+from dagrad_bus.settings import Settings, TransportSettings
+from dagrad_bus.wire import Kind
+
+LAYOUT = Layout((Entry("x", (100,), "float32"),), (), 1)
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+Wait = Callable[[Callable[[], object]], None]
+
+
+@pytest.fixture
+def wait(timeout_factor: float) -> Wait:
+    """Return what waits for a condition from a plain thread."""
+
+    def wait_for(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 5 * timeout_factor
+        while not condition():
+            assert time.monotonic() < deadline, "in vain"
+            time.sleep(0.002)
+
+    return wait_for
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Settings]:
+    """Return what makes the settings of worker ``index`` of two, on one of the loops."""
+
+    def make(index: int = 0, **transport: Any) -> Settings:
+        chosen = TransportSettings(loop=request.param, **transport)
+        return Settings(run="r", name=f"w{index}", members=("w0", "w1"), directory=tmp_path, transport=chosen)
+
+    return make
+
+
+@pytest.fixture
+def stack() -> Generator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def frame(job: int, to: NodeId, value: float = 1.0) -> Outgoing:
+    chosen = Selection(np.arange(3), *to_wire(np.full((3, 1), value, dtype=np.float32), Value.F32))
+    return Outgoing(JobId(job), (to,), Kind.STATE, Value.F32, chosen, Step(job), 1.0, time.monotonic())
+
+
+# Inbox -----------------------------------------------------------------------------------------------------------
+
+
+def run_loop(name: str, main: Callable[[], Any]) -> None:
+    with asyncio.Runner(loop_factory=loop_factory(name)) as runner:
+        runner.run(main())
+
+
+def feed(inbox: Inbox[int], total: int) -> None:
+    """Put all numbers, each again where there was no room."""
+    number = 0
+    with suppress(BusClosed):
+        while number < total:
+            number += inbox.put(number)
+
+
+@pytest.mark.parametrize("loop_name", ["asyncio", "uvloop"])
+def test_no_wake_up_is_ever_lost(loop_name: str, until: Until) -> None:
+    total, seen = 80_000, list[int]()
+
+    async def main() -> None:
+        inbox = Inbox(seen.append, 64)
+        inbox.start(asyncio.get_running_loop(), lambda error: None)
+        thread = threading.Thread(target=feed, args=(inbox, total))
+        thread.start()
+        try:
+            await until(lambda: len(seen) == total)
+        finally:
+            inbox.close()  # where items stopped coming, the feeding thread ends with BusClosed
+            thread.join()
+
+    former = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        run_loop(loop_name, main)
+    finally:
+        sys.setswitchinterval(former)
+    assert seen == list(range(total))
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("gap", ["before", "after"])
+async def test_an_item_put_while_the_bell_is_silenced_costs_no_wake_up(
+    until: Until, monkeypatch: pytest.MonkeyPatch, gap: str
+) -> None:
+    seen: list[int] = []
+    inbox = Inbox(seen.append, 9)
+    inbox.start(asyncio.get_running_loop(), lambda error: None)
+    silence = inbox._bell.silence
+
+    def interrupted() -> None:
+        if gap == "after":
+            silence()
+        inbox.put(2)
+        if gap == "before":
+            silence()
+
+    monkeypatch.setattr(inbox._bell, "silence", interrupted)
+    inbox.put(1)
+    await until(lambda: seen == [1, 2])
+    monkeypatch.undo()
+    inbox.put(3)
+    await until(lambda: seen == [1, 2, 3])
+    inbox.close()
+
+
+@pytest.mark.asyncio
+async def test_a_full_inbox_says_no_and_takes_nothing(until: Until) -> None:
+    seen: list[int] = []
+    inbox = Inbox(seen.append, 3)
+    inbox.start(asyncio.get_running_loop(), lambda error: None)
+    assert [inbox.put(number) for number in range(5)] == [True, True, True, False, False]
+    await until(lambda: len(seen) == 3)
+    assert inbox.put(9)
+    inbox.close()
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.asyncio
+async def test_a_closed_inbox_refuses_and_closes_twice() -> None:
+    inbox: Inbox[int] = Inbox(lambda item: None, 3)
+    inbox.start(asyncio.get_running_loop(), lambda error: None)
+    inbox.close()
+    inbox.close()
+    with pytest.raises(BusClosed):
+        inbox.put(1)
+
+
+def test_an_inbox_that_never_started_leaves_nothing() -> None:
+    Inbox(lambda item: None, 3).close()
+
+
+@pytest.mark.asyncio
+async def test_what_delivering_raises_is_reported(until: Until) -> None:
+    bug, errors = RuntimeError("a bug"), list[Exception]()
+
+    def deliver(item: int) -> None:
+        raise bug
+
+    inbox = Inbox(deliver, 3)
+    inbox.start(asyncio.get_running_loop(), errors.append)
+    inbox.put(1)
+    await until(lambda: errors)
+    inbox.close()
+    assert errors == [bug]
+
+
+@pytest.mark.parametrize("eventfd", [True, False])
+def test_the_bell_rings_until_it_is_silenced(monkeypatch: pytest.MonkeyPatch, eventfd: bool) -> None:
+    if not eventfd:
+        monkeypatch.delattr(os, "eventfd")
+    bell = Bell()
+    try:
+        assert select.select([bell], [], [], 0)[0] == []
+        bell.ring()
+        bell.ring()
+        assert select.select([bell], [], [], 1)[0] == [bell]
+        bell.silence()
+        assert select.select([bell], [], [], 0)[0] == []
+    finally:
+        bell.close()
+
+
+# The bus thread --------------------------------------------------------------------------------------------------
+
+
+def test_frames_and_outcomes_cross_the_threads(settings: Callable[..., Settings], wait: Wait, stack: ExitStack) -> None:
+    a, b = (stack.enter_context(BusThread(settings(n), LAYOUT)) for n in range(2))
+    wait(lambda: a.view().links[0].ready and b.view().links[0].ready)
+    peer = a.view().links[0].peer
+    arrivals: list[Arrival] = []
+    outcomes: list[Outcome] = []
+    for job in range(1, 21):
+        wait(lambda: ready(a, outcomes))
+        assert a.publish(frame(job, peer, job))
+        wait(lambda: keep(b, arrivals))
+    wait(lambda: ready(a, outcomes) and len(outcomes) == 20)
+    assert outcomes == [Outcome(JobId(job), peer, True) for job in range(1, 21)]
+    assert [int(arrival.step) for arrival in arrivals] == list(range(1, 21))
+    assert [float(arrival.selection.values[0, 0]) for arrival in arrivals] == list(range(1, 21))
+
+
+def ready(bus: BusThread, outcomes: list[Outcome]) -> bool:
+    view = bus.view()
+    outcomes.extend(view.outcomes)
+    return view.links[0].ready
+
+
+def keep(bus: BusThread, arrivals: list[Arrival]) -> bool:
+    taken = bus.view().arrivals
+    arrivals.extend(taken)
+    return bool(taken)
+
+
+def test_a_link_with_a_frame_in_hand_is_not_ready(
+    settings: Callable[..., Settings], wait: Wait, stack: ExitStack
+) -> None:
+    a, _ = (stack.enter_context(BusThread(settings(n), LAYOUT)) for n in range(2))
+    wait(lambda: a.view().links[0].ready)
+    peer, held, go = a.view().links[0].peer, threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        go.wait(10)
+
+    a._inbox.put(hold)
+    held.wait(5)
+    try:
+        assert a.view().links[0].ready
+        assert a.publish(frame(1, peer))
+        assert not a.view().links[0].ready
+        assert a.publish(frame(2, NodeId(b"?" * 16)))
+        assert not a.view().links[0].ready  # the first one is still in hand
+        while a.publish(frame(3, peer)):
+            pass
+        assert not a.publish(frame(4, peer))  # full: no wait, nothing taken
+    finally:
+        go.set()
+    wait(lambda: a.view().links[0].ready)
+
+
+def test_newer_frames_of_a_link_supersede_older_ones(
+    settings: Callable[..., Settings], wait: Wait, stack: ExitStack
+) -> None:
+    a, b = (stack.enter_context(BusThread(settings(n), LAYOUT)) for n in range(2))
+    wait(lambda: a.view().links[0].ready)
+    peer = a.view().links[0].peer
+    a.publish(frame(1, peer, 1.0))
+    wait(lambda: a.view().links[0].ready)
+    a.publish(frame(2, peer, 2.0))
+    wait(lambda: b._bus.mailbox.waiting(b._bus.neighbours[0]) == 2)
+    (arrival,) = b.view().arrivals
+    assert arrival.selection.values[0, 0] == 2.0
+    assert b.metrics["blocks_coalesced"] == 3
+
+
+def test_a_failed_start_is_raised_in_the_caller_and_leaves_nothing(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    former = sys.getswitchinterval()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartError, match=str(port)):
+            BusThread(settings(1, inbox_port=port), LAYOUT)
+    assert sys.getswitchinterval() == former
+    assert not (tmp_path / "workers").exists()
+
+
+def test_after_close_everything_is_refused_and_closing_again_is_harmless(settings: Callable[..., Settings]) -> None:
+    bus = BusThread(settings(), LAYOUT)
+    bus.close()
+    bus.close()
+    with pytest.raises(BusClosed):
+        bus.view()
+    with pytest.raises(BusClosed):
+        bus.publish(frame(1, NodeId(bytes(16))))
+    assert bus.failure() is None
+
+
+def test_the_bus_thread_cannot_close_itself(settings: Callable[..., Settings], wait: Wait) -> None:
+    with BusThread(settings(), LAYOUT) as bus:
+        caught: list[Exception] = []
+
+        def close() -> None:
+            try:
+                bus.close()
+            except UsageError as error:
+                caught.append(error)
+
+        bus._inbox.put(close)
+        wait(lambda: caught)
+    assert "on the bus thread" in str(caught[0])
+
+
+def test_what_the_bus_thread_dies_of_comes_out(settings: Callable[..., Settings], wait: Wait, tmp_path: Path) -> None:
+    bus = BusThread(settings(), LAYOUT)
+
+    def bug() -> None:
+        raise RuntimeError("a bug")
+
+    bus._inbox.put(bug)
+    wait(lambda: bus.failure() is not None)
+    assert "a bug" in str(bus.failure())
+    with pytest.raises(BusClosed) as caught:
+        bus.view()
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="a bug"):
+            bus.close()
+    assert lines(tmp_path, "w0")[-1]["reason"] == "RuntimeError"
+    assert lines(tmp_path, "w0")[-1]["event"] == "end"
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forking beside threads is what is tested
+def test_a_forked_child_is_told_and_can_leave(settings: Callable[..., Settings]) -> None:
+    with BusThread(settings(), LAYOUT) as bus:
+        child = os.fork()
+        if child == 0:  # no assertion may leave this branch
+            code = 1
+            try:
+                bus.view()
+            except UsageError:
+                bus.close()
+                code = 0
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        bus.view()
+
+
+def test_the_switch_interval_is_put_back(settings: Callable[..., Settings]) -> None:
+    former = sys.getswitchinterval()
+    sys.setswitchinterval(0.004)
+    try:
+        with BusThread(settings(), LAYOUT):
+            assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL)
+        assert sys.getswitchinterval() == pytest.approx(0.004)
+    finally:
+        sys.setswitchinterval(former)
+
+
+def lines(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "workers" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_the_run_folder_tells_the_story(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    with pytest.raises(KeyError), BusThread(settings(), LAYOUT) as bus:
+        bus.note_step(3, 2.5)
+        bus.log(loss=0.25)
+        bus.sample(3, np.zeros(2, dtype=np.float32))
+        bus.metrics.count("frames_mixed", 4)
+        raise KeyError
+    found = lines(tmp_path, "w0")
+    assert found[0]["event"] == "start"
+    log = next(line for line in found if line["event"] == "log")
+    assert (log["loss"], log["step"]) == (0.25, 3)
+    assert any(line["event"] == "sample" for line in found)
+    end = found[-1]
+    assert (end["event"], end["reason"], end["step"], end["counters"]["frames_mixed"]) == ("end", "KeyError", 3, 4)
+
+
+def test_closing_is_quick(
+    settings: Callable[..., Settings], wait: Wait, stack: ExitStack, timeout_factor: float
+) -> None:
+    a, b = (stack.enter_context(BusThread(settings(n), LAYOUT)) for n in range(2))
+    wait(lambda: a.view().links[0].ready and b.view().links[0].ready)
+    started = time.monotonic()
+    stack.close()
+    assert time.monotonic() - started < 2 * timeout_factor
+
+
+def test_no_call_waits_while_the_loop_is_held(settings: Callable[..., Settings], wait: Wait) -> None:
+    with BusThread(settings(), LAYOUT) as bus:
+        held, go = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            held.set()
+            go.wait(10)
+
+        bus._inbox.put(hold)
+        held.wait(5)
+        try:
+            started = time.monotonic()
+            for job in range(200):
+                bus.view()
+                bus.publish(frame(job, NodeId(bytes(16))))
+                bus.note_step(job, 1.0)
+                bus.snapshot()
+            assert time.monotonic() - started < 1.0
+        finally:
+            go.set()
+
+
+def test_an_unknown_loop_falls_back_to_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert loop_factory("uvloop") is asyncio.new_event_loop
+    assert loop_factory("asyncio") is asyncio.new_event_loop
