@@ -59,9 +59,8 @@ def program(args: argparse.Namespace, *more: object) -> list[object]:
 def step_time(args: argparse.Namespace, rule: str, *, straggler: bool) -> float:
     """Return the others' median step in ms."""
     slow = ["--sleep", f"{VICTIM}:{SLEEP}"] if straggler else []
-    others = [f"local.{number}" for number in range(1, args.workers)]
     with launched(args.workers, {"rule": rule}, [], program(args, *slow)) as run:
-        run.wait(lambda: all((run.folder / "done" / name).exists() for name in others), pause=0.1)
+        run.wait(lambda: _through(run, args), pause=0.2)
         return median(line["step_p50_ms"] for line in windows(run.records()))
 
 
@@ -82,6 +81,16 @@ def gap_growth(args: argparse.Namespace, *, kill: bool) -> float:
 
 def _steps(run: Running) -> float:
     return median([float(record.last.get("step", 0)) for record in run.records()] or [0.0])
+
+
+def _through(run: Running, args: argparse.Namespace) -> bool:
+    """Whether all but the victim have written their last step times: journals lag half a second."""
+    lasts = [
+        max((line["step"] for line in record.logs if "step_p50_ms" in line), default=0)
+        for record in run.records()
+        if record.name != VICTIM
+    ]
+    return len(lasts) == args.workers - 1 and bool(min(lasts) >= args.steps)
 
 
 def measure_straggler(args: argparse.Namespace) -> list[Row]:

@@ -40,6 +40,7 @@ class Liveness:
         self._settings = settings
         self._heard: dict[NodeId, float | None] = dict.fromkeys(neighbours)
         self._suspects: set[NodeId] = set()
+        self._gone: set[NodeId] = set()
         self._judged_at = now
 
     @property
@@ -48,8 +49,8 @@ class Liveness:
         return tuple(p for p, at in self._heard.items() if at is not None and p not in self._suspects)
 
     def heard(self, peer: NodeId, now: float) -> list[Recovered]:
-        """Take note of any message of ``peer``."""
-        if peer not in self._heard:
+        """Take note of any message of ``peer``; after its goodbye only a new greeting counts, not what was on its way."""
+        if peer not in self._heard or peer in self._gone:
             return []
         self._heard[peer] = now
         if peer not in self._suspects:
@@ -58,10 +59,15 @@ class Liveness:
         return [Recovered(peer)]
 
     def left(self, peer: NodeId) -> None:
-        """Take note of a goodbye: until it is heard again, nothing is expected of ``peer``."""
+        """Take note of a goodbye: until it greets again, nothing is expected of ``peer``."""
         if peer in self._heard:
             self._heard[peer] = None
             self._suspects.discard(peer)
+            self._gone.add(peer)
+
+    def returned(self, peer: NodeId) -> None:
+        """Take note of a greeting: a peer that had said goodbye is expected again."""
+        self._gone.discard(peer)
 
     def tick(self, now: float) -> list[Suspected]:
         """Judge the silence of each neighbour.

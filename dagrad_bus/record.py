@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dagrad_bus.blocks import Layout
+from dagrad_bus.log import get_logger
 from dagrad_bus.settings import Settings
 
 INTERVAL = 0.5
@@ -78,7 +79,7 @@ class Recorder:
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Add the user's numbers; what is not finite becomes null, as JSON has no word for it."""
-        plain = {k: v if math.isfinite(v) else None for k, v in ((k, float(v)) for k, v in numbers.items())}
+        plain = {name: _plain(number) for name, number in numbers.items()}
         self._put({**plain, "event": "log", "time": time.time(), "step": step})
 
     def sample(self, step: int, values: NDArray[np.float32]) -> None:
@@ -89,6 +90,9 @@ class Recorder:
     def _state(self, event: str, **more: object) -> None:
         step, rate = self._progress()
         numbers = {"lines_lost": self._lost, **self._snapshot()}
+        gauges = numbers.get("gauges")
+        if isinstance(gauges, dict):
+            numbers["gauges"] = {name: _plain(value) for name, value in gauges.items()}
         self._put({"event": event, "time": time.time(), "step": step, "rate": round(rate, 4), **more, **numbers})
 
     async def keep(self) -> None:
@@ -111,7 +115,17 @@ class Recorder:
         lines = []
         while self._waiting:
             lines.append(self._waiting.popleft())
-        await asyncio.get_running_loop().run_in_executor(self._writer, _append, self._path, lines)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, _append, self._path, lines)
+        except OSError as error:  # a full disk costs the record, not the training
+            if not self._lost:
+                get_logger(worker=self._settings.name).warning("record_lost", file=self._path, why=error.strerror)
+            self._lost += len(lines)
+
+
+def _plain(number: float) -> float | None:
+    """Return a number that JSON has a word for."""
+    return float(number) if math.isfinite(number) else None
 
 
 def _append(path: Path, lines: list[dict[str, object]]) -> None:

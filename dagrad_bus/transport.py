@@ -5,7 +5,7 @@ ZeroMQ RFC 36. Plain sockets, drained by ``add_reader``: their descriptor signal
 there or comes back unasked, and every send looks again for an edge it may have swallowed.
 
 Sends never block: a full queue is answered with False, and :meth:`Handler.writable` says when to try again. All
-sockets have linger 0 from birth. docs/wire.md lists the socket options and why each has its value.
+sockets have linger 0 from birth; a DEALER that is closed gets a moment for its goodbye. docs/wire.md lists the socket options and why each has its value.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ MAX_MESSAGE = 1 << 20
 """Largest single part taken from the network, in bytes."""
 DRAIN_MESSAGES, DRAIN_BYTES = 64, 2 << 20
 """What one drain takes before it lets others run."""
+GOODBYE_MS = 100
+"""How long a closed DEALER may go on writing what it was given: the goodbye, and frames before it."""
 ZERO_COPY = 1 << 16
 """Parts from this size on are handed to libzmq without a copy."""
 
@@ -125,7 +127,7 @@ class Outlet:
     def stop(self) -> None:
         """Leave the loop and close the socket, in this order."""
         self._loop.remove_reader(self._fd)
-        self._sock.close(linger=0)
+        self._sock.close(linger=GOODBYE_MS)
 
     def send(self, parts: Parts) -> bool:
         """Hand one message to libzmq; False: not connected or no room, nothing was taken."""

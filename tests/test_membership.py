@@ -58,6 +58,20 @@ def test_a_late_judge_gives_everybody_that_time() -> None:
     assert judge_until(liveness, 61.0, 70.0) == [(63.0, A)]
 
 
+def test_who_said_goodbye_is_expected_again_and_never_accused() -> None:
+    liveness = Liveness([A], SETTINGS, 0.0)
+    liveness.heard(A, 0.5)
+    liveness.left(A)
+    liveness.left(B)  # a stranger
+    assert judge_until(liveness, 1.0, 50.0) == []
+    assert list(liveness.alive) == []
+    liveness.heard(A, 51.0)  # a beat that was on its way
+    assert list(liveness.alive) == []
+    liveness.returned(A)
+    assert liveness.heard(A, 52.0) == []
+    assert list(liveness.alive) == [A]
+
+
 def test_strangers_are_nobody_s_business() -> None:
     liveness = Liveness([A], SETTINGS, 0.0)
     assert liveness.heard(B, 1.0) == []

@@ -88,3 +88,15 @@ async def test_lines_that_found_no_room_are_counted(tmp_path: Path, monkeypatch:
     found = lines(tmp_path)
     assert len(found) == 4
     assert found[-1]["lines_lost"] == 7
+
+
+@pytest.mark.asyncio
+async def test_a_disk_that_takes_nothing_costs_lines_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "workers").write_text("a file where the folder should be")
+    recorder = Recorder(Settings(directory=tmp_path), dict, lambda: (0, 0.0))
+    recorder.start(Layout((Entry("x", (4,), "float32"),), (), 1))
+    with caplog.at_level("WARNING", logger="dagrad_bus"):
+        await recorder.end("closed")
+    assert sum("record_lost" in message for message in caplog.messages) == 1

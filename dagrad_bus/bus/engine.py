@@ -129,8 +129,16 @@ class Engine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        """Say goodbye, flush until the deadline, stop every task, close every socket."""
-        return await self._stack.__aexit__(kind, error, trace)
+        """Say goodbye, flush until the deadline, stop every task, close every socket.
+
+        What the block raised comes out as it is; what tasks died of, as a group.
+        """
+        try:
+            return await self._stack.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            if group.exceptions == (error,):
+                return None
+            raise
 
     async def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -278,6 +286,7 @@ class Engine:
         inbox = f"tcp://{message.host}:{message.inbox_port}"
         if self.transport.address_of(neighbour.peer) != inbox:  # the peer was restarted, or was quicker than its file
             self.connect(neighbour.peer, inbox, f"tcp://{message.host}:{message.beat_port}")
+        self.liveness.returned(neighbour.peer)
         self._heard(neighbour, now)
         self.act(neighbour, self._reception.greeted(neighbour, routing, message, now))
 

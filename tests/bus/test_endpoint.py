@@ -90,10 +90,9 @@ async def test_leaving_ends_iterations_and_open_publishes(settings: MakeSettings
 @pytest.mark.asyncio
 async def test_a_model_that_no_neighbour_trains_is_told(settings: MakeSettings, timeout_factor: float) -> None:
     async with asyncio.timeout(10 * timeout_factor), Bus(settings(0, 2), SIZE):
-        with pytest.raises(ExceptionGroup) as caught:
+        with pytest.raises(LayoutMismatch):
             async with Bus(settings(1, 2), SIZE + 1) as odd:
                 await odd.wait_ready()
-        assert caught.group_contains(LayoutMismatch)
 
 
 @pytest.mark.asyncio

@@ -184,6 +184,16 @@ def test_a_refused_frame_is_nacked_and_has_bit_zero() -> None:
     assert link.info(0.0).history == 0
 
 
+def test_a_damaged_chunk_ends_its_frame() -> None:
+    link = fresh()
+    link.data(chunk(1, 0, 3), 0.0)
+    assert nacks(link.corrupt(1, 0.0)) == [(1, NackCode.CRC)]
+    assert link.assembly_bytes == 0
+    assert dropped(link.data(chunk(1, 2, 3), 0.1)) == ["late"]
+    assert link.corrupt(1, 0.1) == []  # once
+    assert link.corrupt(99, 0.1) == []  # beyond the credit
+
+
 def test_a_refusal_behind_a_frame_in_decoding_waits_for_its_verdict() -> None:
     link = fresh()
     link.data(chunk(1), 0.0)
