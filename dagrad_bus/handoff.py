@@ -330,7 +330,7 @@ class BusThread:
 def _innermost(error: BaseException) -> BaseException:
     """Return what a group holds, if that is one exception."""
     held: tuple[BaseException, ...] = getattr(error, "exceptions", ())
-    return _innermost(held[0]) if isinstance(error, BaseExceptionGroup) and len(held) == 1 else error
+    return _innermost(held[0]) if len(held) == 1 else error
 
 
 def _ring_off(loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:

@@ -37,7 +37,7 @@ class Mailbox:
 
     def take(self) -> tuple[Arrival, ...]:
         """Take all frames that wait, oldest first (the reader's side)."""
-        taken = []
+        taken: list[Arrival] = []
         while self._waiting:
             arrival = self._waiting.popleft()
             self._taken[arrival.peer] += 1

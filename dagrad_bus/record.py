@@ -89,10 +89,9 @@ class Recorder:
 
     def _state(self, event: str, **more: object) -> None:
         step, rate = self._progress()
-        numbers = {"lines_lost": self._lost, **self._snapshot()}
-        gauges = numbers.get("gauges")
-        if isinstance(gauges, dict):
-            numbers["gauges"] = {name: _plain(value) for name, value in gauges.items()}
+        numbers: dict[str, object] = {"lines_lost": self._lost}
+        for part, values in self._snapshot().items():
+            numbers[part] = {k: _plain(v) if isinstance(v, float) else v for k, v in values.items()}
         self._put({"event": event, "time": time.time(), "step": step, "rate": round(rate, 4), **more, **numbers})
 
     async def keep(self) -> None:
@@ -112,7 +111,7 @@ class Recorder:
     async def _write(self) -> None:
         if self._path is None:
             return
-        lines = []
+        lines: list[dict[str, object]] = []
         while self._waiting:
             lines.append(self._waiting.popleft())
         try:

@@ -208,7 +208,8 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
     """
     given = {k.removeprefix(PREFIX): v for k, v in environ.items() if k.startswith(PREFIX)}
     _refuse_unknown(given)
-    kinds = {f.name: type(getattr(ExchangeSettings(), f.name)) for f in fields(ExchangeSettings)}
+    defaults = ExchangeSettings()
+    kinds: dict[str, type[object]] = {f.name: type(getattr(defaults, f.name)) for f in fields(ExchangeSettings)}
     exchange = {_EXCHANGE[k]: _convert(k, v, kinds[_EXCHANGE[k]]) for k, v in given.items() if k in _EXCHANGE}
     socket_names = {"BIND": "bind", "ADVERTISE": "advertise", "CODEC": "codec", "LOOP": "loop"}
     sockets = {socket_names[k]: v for k, v in given.items() if k in socket_names}
@@ -233,9 +234,9 @@ def _refuse_unknown(given: Mapping[str, str]) -> None:
             raise SettingsError(f"unknown setting {PREFIX}{name}{hint}")
 
 
-def _convert(name: str, text: str, kind: type) -> object:
+def _convert(name: str, text: str, kind: type[object]) -> object:
     try:
-        return kind(text)
+        return kind(text)  # type: ignore[call-arg]  # int, float or str: each takes a text
     except ValueError:
         raise SettingsError(f"{PREFIX}{name} is {text!r}: needs {kind.__name__}") from None
 

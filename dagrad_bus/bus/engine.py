@@ -26,14 +26,13 @@ from dagrad_bus.bus.intake import Intake
 from dagrad_bus.bus.neighbour import Neighbour
 from dagrad_bus.bus.reception import Reception
 from dagrad_bus.bus.upkeep import Upkeep
-from dagrad_bus.codec import Codec
 from dagrad_bus.errors import LayoutMismatch, RemoteError, UsageError, VersionMismatch
 from dagrad_bus.events import LinkState, Outcome, Outgoing, Send
 from dagrad_bus.ids import NodeId, Step
 from dagrad_bus.link import Action, Assembled, Dropped, Left, LinkUp, Packed, Rejected, Settled, Stalled
 from dagrad_bus.log import get_logger
 from dagrad_bus.mailbox import Mailbox
-from dagrad_bus.membership import Liveness, Recovered
+from dagrad_bus.membership import Liveness
 from dagrad_bus.metrics import Metrics
 from dagrad_bus.rendezvous import Address, publish
 from dagrad_bus.settings import Settings
@@ -189,8 +188,7 @@ class Engine:
     def _pack(self, outgoing: Outgoing) -> Packed:
         """Encode; on the loop or beside it."""
         takers = [self.by_peer[peer].codecs for peer in outgoing.links if peer in self.by_peer]
-        common: frozenset[Codec] = frozenset.intersection(*takers) if takers else frozenset()
-        return pack_frame(outgoing, self.layout, allowed(self.settings.transport.codec, common))
+        return pack_frame(outgoing, self.layout, allowed(self.settings.transport.codec, takers))
 
     def _settle(self, outgoing: Outgoing, links: Sequence[NodeId], *, accepted: bool) -> None:
         self.act(None, [Settled(Outcome(outgoing.job, peer, accepted)) for peer in links])
@@ -265,9 +263,8 @@ class Engine:
 
     def _heard(self, neighbour: Neighbour, now: float) -> None:
         for action in self.liveness.heard(neighbour.peer, now):
-            if isinstance(action, Recovered):
-                self.metrics.count("recovered")
-                self.log.info("peer_heard_again", peer=neighbour.name)
+            self.metrics.count("recovered")
+            self.log.info("peer_heard_again", peer=self._name_of(action.peer))
 
     def _greeted(self, routing: bytes, message: Hello, now: float) -> None:
         neighbour = self.by_peer.get(message.node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from zlib import crc32
 
@@ -24,9 +25,12 @@ _ALLOWED: dict[CodecName, frozenset[Codec]] = {
 }
 
 
-def allowed(name: CodecName, peers: AbstractSet[Codec]) -> frozenset[Codec]:
-    """Return the codecs a frame may use: those the setting names, as far as its receivers take them."""
-    return frozenset(_ALLOWED[name] & peers)
+def allowed(name: CodecName, takers: Iterable[AbstractSet[Codec]]) -> frozenset[Codec]:
+    """Return the codecs a frame may use: those the setting names, as far as all of its ``takers`` take them."""
+    common = _ALLOWED[name]
+    for taker in takers:
+        common = common & taker
+    return common
 
 
 def total_blocks(layout: Layout, value: Value) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -68,6 +68,7 @@ class Desk:
         links: tuple[NodeId, ...] = ()
         outgoing = Outgoing(JobId(seq), links, Kind.STATE, Value.F32, selection, Step(seq), 1.0, 0.0)
         packed = pack_frame(outgoing, LAYOUT, frozenset())
+        actions: Sequence[object] = []
         for ix in range(packed.chunks):
             part = packed.payload[ix * CHUNK : (ix + 1) * CHUNK]
             chunk = Data(EdgeId(1), seq, ix, packed.chunks, None if ix else packed.head, part)

@@ -22,8 +22,18 @@ from dagrad_bus.workers.launch.command import Command
 from dagrad_bus.workers.launch.folder import RunFolder
 from dagrad_bus.workers.launch.journal import LONGEST_LINE, Record, Tail
 
-DEFAULT_PRELOAD = ("numpy", "torch", "zmq", "msgpack", "uvloop", "blosc2", "dagrad_bus", "dagrad_bus.attach")
-"""What a worker nearly always imports; a module that is missing is left out."""
+DEFAULT_PRELOAD = (
+    "numpy",
+    "torch",
+    "torch._dynamo",
+    "zmq",
+    "msgpack",
+    "uvloop",
+    "blosc2",
+    "dagrad_bus",
+    "dagrad_bus.attach",
+)
+"""What a worker nearly always imports; a module that is missing is left out. Every optimizer imports ``torch._dynamo``."""
 _POLL = 0.1
 """Seconds between two looks at logs and journals."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
