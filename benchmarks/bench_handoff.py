@@ -3,7 +3,7 @@
 The training thread computes in pure Python, the worst case for the interpreter lock, and hands over an item now and
 then: through :class:`dagrad_bus.handoff.Inbox` (deque and eventfd) or by ``loop.call_soon_threadsafe``, in turn, on one
 loop. The third side is :meth:`BusThread.publish` of a real bus without neighbours, so the loop encodes each frame while
-the caller goes on; its latency is not seen from outside. The bus sets the switch interval to 10 us; the table of the
+the caller goes on; its latency is not seen from outside. The bus sets the switch interval to 20 us; the table of the
 design has CPython's 5 ms as well, so both are measured.
 
     python benchmarks/bench_handoff.py [--rounds 7] [--items 300] [--quick] [--json]

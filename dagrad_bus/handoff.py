@@ -38,11 +38,11 @@ from dagrad_bus.record import Recorder
 from dagrad_bus.settings import Settings
 from dagrad_bus.wire import Kind
 
-SWITCH_INTERVAL = 0.00001
+SWITCH_INTERVAL = 0.00002
 """Seconds after which a thread that computes in Python lets the loop run (CPython's default is 5 ms).
 
 Ringing the bell releases the interpreter lock, but the caller has it back before the loop's core has woken up: from
-then on this interval decides. 10 us instead of 1 ms brings the loop in after 90 us instead of 1.1 ms, and costs a few
+then on this interval decides. 20 us instead of 1 ms brings the loop in after about 0.1 ms instead of 1.1 ms, and costs a few
 per cent of the steps of a model whose steps take 2 ms (benchmarks/bench_handoff.py, docs/benchmarks.md).
 """
 PR_SET_TIMERSLACK = 29
