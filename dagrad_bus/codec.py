@@ -19,9 +19,8 @@ BLOSC2_LZ4 5, bit shuffle     0.77 /  60 /  22    0.85 /  74 /  29    0.76 /  32
 BLOSC2_ZSTD 1, byte shuffle   0.71 /  91 /  36    0.81 / 111 /  45    0.70 / 1250 /  420
 ============================  ==================  ==================  ====================
 
-Turned down: zlib 1 with matches over the planes (0.78, 0.86, 0.72; slower), zstd 3 and above (3 to 90 times the time).
-Hence, in the order of ``_PREFERENCE``: up to 64 KiB zlib, the smallest; above it zstd, 4 % more bytes in a third of
-the time. The compressed form is sent only if it is at least 5 % smaller than the raw one.
+Turned down: zlib 1 with matches (0.78, 0.86, 0.72; slower), zstd 3 and above (3 to 90 times the time). Hence
+``_PREFERENCE``: up to 64 KiB zlib, the smallest; above zstd, 4 % more in a third of the time; only if 5 % smaller.
 
 blosc2 is not safe on hostile bytes (c-blosc2 #801, #738): allow it on authenticated links only. A chunk is handed to
 it only if its header is one that :func:`encode` could have written.
@@ -162,26 +161,26 @@ def _to_int8(values: NDArray[np.float32]) -> tuple[NDArray[np.generic], NDArray[
 
 
 def from_wire(
-    values: NDArray[np.generic], scales: NDArray[np.float32] | None, value: Value
+    values: NDArray[np.generic], scales: NDArray[np.float32] | None, value: Value, *, own: bool = False
 ) -> NDArray[np.float32] | NDArray[np.int64]:
     """Convert wire values back: float32[n, B], finite and freshly owned; int64[n, B] for ``Value.I64``.
+
+    F32 is not copied where ``own`` says that the memory of ``values`` is the caller's to give away.
 
     Raises:
         NotFinite: a value is infinite or no number.
     """
     if value is Value.I64:
         return np.array(values, dtype=np.int64)
-    if value is Value.F32:
-        exact = np.array(values, dtype=np.float32)
-    elif value is Value.F16:
-        exact = values.view("<f2").astype(np.float32)
-    elif value is Value.BF16:
-        exact = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    else:
-        if scales is None:
-            raise AssertionError("INT8 comes with scales: decode returns them")
-        with np.errstate(over="ignore", invalid="ignore"):  # caught below
-            exact = values.astype(np.float32) * scales[:, None]
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+        if value is Value.F32:
+            exact = np.array(values, dtype=np.float32, copy=None if own else True)
+        elif value is Value.F16:
+            exact = values.view("<f2").astype(np.float32)
+        elif value is Value.BF16:
+            exact = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        else:
+            exact = values.astype(np.float32) * cast("NDArray[np.float32]", scales)[:, None]
     if not np.isfinite(exact).all():
         raise NotFinite(f"{value.name} values are not all finite")
     return exact

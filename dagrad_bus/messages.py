@@ -219,7 +219,7 @@ class Data:
     ack: AckInfo | None = None
     """Receipt of the reverse link, on chunk 0 only."""
     crc: int | None = field(default=None, compare=False)
-    """crc32 of the payload, where known: a broadcast computes it once."""
+    """crc32c of the payload, where known: a broadcast computes it once."""
 
     def flaw(self) -> str:
         """Return what contradicts itself, or nothing."""

@@ -11,8 +11,8 @@ off  field                  type        meaning
 8    edge                   u64         the edge meant; 0 = none
 16   seq                    u64         DATA: frame number on the link, from 1; others: for diagnostics only
 24   chunk index and count  u16, u16    0.. and 1..256; all chunks but the last have 262 144 bytes; not DATA: 0 and 1
-28   payload crc            u32         crc32(F2); 0 without F2. Its own, so that a broadcast computes it once
-32   header crc             u32         crc32(F0[0:32] + F1)
+28   payload crc            u32         crc32c(F2); 0 without F2. Its own, so that a broadcast computes it once
+32   header crc             u32         crc32c(F0[0:32] + F1)
 ===  =====================  ==========  ==============================================================================
 
 Which keys F1 has, with types, ranges and defaults, stands in ``_SCHEMA``, used in both directions: what :func:`pack`
@@ -31,10 +31,10 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from operator import attrgetter
 from typing import Any, NamedTuple, cast
-from zlib import crc32
 
 import msgpack
 
+from dagrad_bus.checksum import crc32c
 from dagrad_bus.codec import MAX_RAW, Codec, Index, Value
 from dagrad_bus.errors import LimitExceeded, MalformedFrame, RemoteError, UsageError, VersionMismatch
 from dagrad_bus.ids import EdgeId
@@ -303,7 +303,7 @@ def _frame(
         front = _FRONT.pack(MAGIC, MAJOR, code, 0, len(body), edge, seq, chunk_ix, chunk_n, crc)
     except struct.error as error:
         raise UsageError(f"edge {edge}, seq {seq}: {error}") from error
-    return [front + crc32(body, crc32(front)).to_bytes(4, "little"), body]
+    return [front + crc32c(front + body).to_bytes(4, "little"), body]
 
 
 def _pack_data(data: Data) -> list[Part]:
@@ -312,7 +312,7 @@ def _pack_data(data: Data) -> list[Part]:
     header: dict[str, Any] = {} if data.head is None else _fill({}, _HEAD_SCHEMA, data.head)
     if data.ack is not None:
         _fill(header, _ACK_SCHEMA, data.ack)
-    crc = crc32(data.payload) if data.crc is None else data.crc
+    crc = crc32c(data.payload) if data.crc is None else data.crc
     return [*_frame(MessageType.DATA, data.edge, data.seq, header, data.chunk_ix, data.chunk_n, crc), data.payload]
 
 
@@ -332,7 +332,7 @@ def _parse_preamble(first: Part, body: Part, payload: Part | None) -> tuple[Mess
         raise MalformedFrame(f"type {number}, flags {flags}")
     if length != len(body):
         raise MalformedFrame(f"header of {len(body)} bytes, announced {length}")
-    if crc32(body, crc32(first[: _FRONT.size])) != header_crc:
+    if crc32c(bytes(first[: _FRONT.size]) + body) != header_crc:
         raise MalformedFrame("header crc")
     return code, EdgeId(edge), seq, chunk_ix, chunk_n, crc
 
@@ -345,7 +345,7 @@ def _parse_data(header: Mapping[str, Any], chunk: Data) -> Data:
         chunk = Data(edge, seq, chunk_ix, chunk_n, head, payload, ack, chunk.crc)
     if flaw := chunk.flaw():
         raise MalformedFrame(flaw)
-    if crc32(payload) != chunk.crc:
+    if crc32c(payload) != chunk.crc:
         raise CorruptPayload(edge, seq)
     return chunk
 

@@ -9,12 +9,12 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
-from zlib import crc32
 
 import msgpack
 import pytest
 
 from dagrad_bus import wire
+from dagrad_bus.checksum import crc32c
 from dagrad_bus.codec import Codec, Index, Value
 from dagrad_bus.errors import LimitExceeded, MalformedFrame, UsageError, VersionMismatch
 from dagrad_bus.ids import EdgeId, NodeId, Step
@@ -51,9 +51,9 @@ def forge(
 ) -> list[bytes]:
     """Return the parts of a message with right checksums and anything in it."""
     body = header if isinstance(header, bytes) else cast(bytes, msgpack.packb(header))
-    crc = 0 if payload is None else crc32(payload)
+    crc = 0 if payload is None else crc32c(payload)
     front = struct.pack("<2sBBHHQQHHI", b"DB", 1, code, 0, len(body), edge, seq, ix, n, crc)
-    return [front + struct.pack("<I", crc32(front + body)), body, *([] if payload is None else [payload])]
+    return [front + struct.pack("<I", crc32c(front + body)), body, *([] if payload is None else [payload])]
 
 
 def header_of(message: Message) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def test_a_corrupt_payload_names_its_frame() -> None:
 
 def test_a_broadcast_may_hand_in_the_crc_of_its_payload() -> None:
     parsed = parse(pack(DATA))
-    assert isinstance(parsed, Data) and parsed.crc == crc32(DATA.payload)
+    assert isinstance(parsed, Data) and parsed.crc == crc32c(DATA.payload)
     assert pack(replace(DATA, crc=parsed.crc)) == pack(DATA)
 
 

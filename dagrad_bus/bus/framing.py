@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from zlib import crc32
+
+import numpy as np
 
 from dagrad_bus.blocks import Layout
+from dagrad_bus.checksum import crc32c
 from dagrad_bus.codec import Codec, Value, decode, encode, from_wire
 from dagrad_bus.errors import LayoutMismatch, MalformedFrame, NotFinite, RemoteError
 from dagrad_bus.events import Arrival, Outgoing, Selection
@@ -17,6 +19,8 @@ from dagrad_bus.wire import CHUNK, DataHead, Kind, NackCode
 
 INLINE_BYTES = 1 << 16
 """Frames up to this size are coded on the loop itself: handing them to a thread would cost more."""
+ALIGNMENT = 64
+"""Bytes; a multiple of every value type's width."""
 _ALLOWED: dict[CodecName, frozenset[Codec]] = {
     "auto": frozenset(Codec),
     "raw": frozenset(),
@@ -58,8 +62,7 @@ def pack_frame(outgoing: Outgoing, layout: Layout, allow: AbstractSet[Codec]) ->
         refreshed=outgoing.refreshed,
         dirty=outgoing.dirty,
     )
-    view = memoryview(payload.data)
-    crcs = tuple(crc32(view[at : at + CHUNK]) for at in range(0, len(view), CHUNK))
+    crcs = tuple(crc32c(payload.data[at : at + CHUNK]) for at in range(0, len(payload.data), CHUNK))
     return Packed(outgoing.job, head, payload.data, crcs, outgoing.extracted_at)
 
 
@@ -83,7 +86,7 @@ def unpack_frame(frame: Assembled, peer: NodeId, layout: Layout, codecs: Abstrac
         raise LayoutMismatch("frame of another layout or kind")
     total = total_blocks(layout, head.value)
     indices, values, scales = decode(
-        frame.payload,
+        _whole(frame),
         count=head.count,
         block=head.block,
         total=total,
@@ -94,7 +97,7 @@ def unpack_frame(frame: Assembled, peer: NodeId, layout: Layout, codecs: Abstrac
     )
     if head.value is Value.I64 and indices[0] < layout.blocks:
         raise MalformedFrame("integer values on floating blocks")
-    plain = from_wire(values, scales, head.value)
+    plain = from_wire(values, scales, head.value, own=len(frame.parts) > 1 and head.codec is Codec.RAW)
     return Arrival(
         peer=peer,
         kind=head.kind,
@@ -106,6 +109,23 @@ def unpack_frame(frame: Assembled, peer: NodeId, layout: Layout, codecs: Abstrac
         arrived_at=frame.first_chunk_at,
         size=frame.size,
     )
+
+
+def _whole(frame: Assembled) -> bytes | memoryview:
+    """Return the payload in one piece; several chunks are joined so that the values lie aligned, and are not copied again.
+
+    Values come last in a payload, so the end is what is aligned.
+    """
+    if len(frame.parts) == 1:
+        return frame.parts[0]
+    room = np.empty(frame.size + ALIGNMENT, np.uint8)
+    first = (-frame.size - room.ctypes.data) % ALIGNMENT
+    whole = memoryview(room.data)[first : first + frame.size]
+    at = 0
+    for part in frame.parts:
+        whole[at : at + len(part)] = part
+        at += len(part)
+    return whole
 
 
 _NACK = {LayoutMismatch.code: NackCode.LAYOUT, NotFinite.code: NackCode.NOT_FINITE}

@@ -58,7 +58,8 @@ class Assembled:
     """The receiving side it came through: a verdict goes back there and nowhere else."""
     seq: int
     head: DataHead
-    payload: bytes | memoryview
+    parts: tuple[bytes | memoryview, ...]
+    """The payload, as cut into chunks."""
     first_chunk_at: float
     size: int
 

@@ -131,7 +131,7 @@ class InLink:
 
     def _complete(self, seq: int, now: float) -> list[Action]:
         head, size = self._head, self._size
-        payload = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        parts = tuple(self._parts)
         self._forget_partial()
         if head is None:
             raise AssertionError("a frame in assembly has its header")
@@ -139,7 +139,7 @@ class InLink:
             return [Dropped("size"), *self._refuse(seq, NackCode.LAYOUT, now)]
         self._verdicts[seq] = None
         self._last_size = size
-        return [Assembled(self.peer, self, seq, head, payload, self._first_at, size)]
+        return [Assembled(self.peer, self, seq, head, parts, self._first_at, size)]
 
     def verdict(self, seq: int, code: int, now: float) -> list[Action]:
         """Take the decoder's word on a frame: ``code`` 0 accepted, else the NACK code. Applied in order of seq."""

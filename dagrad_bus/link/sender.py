@@ -30,7 +30,7 @@ class Packed:
     head: DataHead
     payload: bytes
     crcs: tuple[int, ...]
-    """crc32 of each chunk."""
+    """crc32c of each chunk."""
     extracted_at: float
 
     @property

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import pytest
 
 from dagrad_bus.blocks import Entry, Layout
 from dagrad_bus.bus.framing import allowed, pack_frame, total_blocks, unpack_frame
+from dagrad_bus.checksum import crc32c
 from dagrad_bus.codec import Codec, Value, to_wire
 from dagrad_bus.errors import MalformedFrame, RemoteError
 from dagrad_bus.events import Arrival, Outgoing, Selection
@@ -32,7 +32,7 @@ def outgoing(value: Value, indices: list[int], rows: np.ndarray[Any, Any] | None
 
 
 def assembled(packed: Packed) -> Assembled:
-    return Assembled(PEER, None, 1, packed.head, packed.payload, 12.5, len(packed.payload))
+    return Assembled(PEER, None, 1, packed.head, (packed.payload,), 12.5, len(packed.payload))
 
 
 def unpack(packed: Packed, codecs: frozenset[Codec] = ALL) -> Arrival:
@@ -62,7 +62,7 @@ def test_each_chunk_has_its_crc() -> None:
     packed = pack_frame(replace(outgoing(Value.F32, [0]), selection=selection), layout, frozenset())
     cut = [packed.payload[at : at + CHUNK] for at in range(0, len(packed.payload), CHUNK)]
     assert len(cut) == packed.chunks == 5
-    assert packed.crcs == tuple(map(crc32, cut))
+    assert packed.crcs == tuple(map(crc32c, cut))
 
 
 @pytest.mark.parametrize(

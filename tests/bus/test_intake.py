@@ -123,7 +123,7 @@ async def test_a_frame_that_is_refused_has_its_reason_and_no_place_in_the_mailbo
         frame = desk.frame(2, SMALL)
         intake.decode(replace(frame, head=replace(frame.head, layout=bytes(8))))
         frame = desk.frame(3, SMALL)
-        intake.decode(replace(frame, payload=bytes(frame.payload)[:-1]))
+        intake.decode(replace(frame, parts=(b"".join(frame.parts)[:-1],)))
     assert desk.codes == [NackCode.NOT_FINITE, NackCode.LAYOUT, NackCode.DECODE]
     assert desk.mailbox.waiting(desk.peer) == 0
     assert (desk.link.resolved, desk.link.history) == (3, 0)

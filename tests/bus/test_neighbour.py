@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import cast
-from zlib import crc32
 
 import pytest
 
 from dagrad_bus.blocks import Entry, Layout
 from dagrad_bus.bus.identity import Identity
 from dagrad_bus.bus.neighbour import CONTROL_QUEUE, Neighbour
+from dagrad_bus.checksum import crc32c
 from dagrad_bus.codec import Codec, Index, Value
 from dagrad_bus.ids import EdgeId, JobId, NodeId, Step
 from dagrad_bus.link import Action, InLink, LinkUp, Packed, Settled
@@ -62,7 +62,7 @@ def packed(job: int, chunks: int = 1) -> Packed:
     size = (chunks - 1) * CHUNK + 5
     head = DataHead(Kind.STATE, bytes(8), 1, 1, Index.GAPS8, Value.F32, Codec.RAW, size, size, Step(1), 1.0)
     data = bytes(size)
-    return Packed(JobId(job), head, data, tuple(crc32(data[at : at + CHUNK]) for at in range(0, size, CHUNK)), 0.0)
+    return Packed(JobId(job), head, data, tuple(crc32c(data[at : at + CHUNK]) for at in range(0, size, CHUNK)), 0.0)
 
 
 def lost(actions: list[Action]) -> int:

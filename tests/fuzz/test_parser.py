@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
-from zlib import crc32
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dagrad_bus.checksum import crc32c
 from dagrad_bus.errors import RemoteError
 from dagrad_bus.wire import pack, parse
 
@@ -26,9 +26,9 @@ def one_input(data: bytes) -> None:
         parts.append(data[at + 2 : at + 2 + length])
         at += 2 + length
     if data[:1] == b"\1" and len(parts) > 1 and len(parts[0]) == 36:
-        payload = struct.pack("<I", crc32(parts[2]) if len(parts) > 2 else 0)
+        payload = struct.pack("<I", crc32c(parts[2]) if len(parts) > 2 else 0)
         front = parts[0][:6] + struct.pack("<H", len(parts[1]) & 0xFFFF) + parts[0][8:28] + payload
-        parts[0] = front + struct.pack("<I", crc32(front + parts[1]))
+        parts[0] = front + struct.pack("<I", crc32c(front + parts[1]))
     try:
         message = parse(parts)
     except RemoteError:

@@ -73,7 +73,12 @@ def test_chunks_make_a_frame() -> None:
     assert link.data(chunk(1, 1, 3), 2.0) == []
     (frame,) = link.data(chunk(1, 2, 3), 3.0)
     assert isinstance(frame, Assembled)
-    assert (frame.seq, frame.size, frame.first_chunk_at, len(frame.payload)) == (1, 2 * CHUNK + 10, 1.0, frame.size)
+    assert (frame.seq, frame.size, frame.first_chunk_at, sum(map(len, frame.parts))) == (
+        1,
+        2 * CHUNK + 10,
+        1.0,
+        frame.size,
+    )
     assert frame.link is link
     assert link.assembly_bytes == 0
     assert link.resolved == 0  # no verdict yet

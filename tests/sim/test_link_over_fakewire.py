@@ -7,7 +7,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
-from zlib import crc32
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from dagrad_bus.blocks import Entry, Layout
 from dagrad_bus.bus.identity import Identity
 from dagrad_bus.bus.neighbour import Neighbour
 from dagrad_bus.bus.reception import Reception
+from dagrad_bus.checksum import crc32c
 from dagrad_bus.codec import Codec, Index, Value
 from dagrad_bus.events import Broken, Connected, Send, Tick
 from dagrad_bus.fakewire import Event, FakeWire, Received
@@ -30,7 +30,7 @@ LINK = LinkSettings(window=2)
 A, B = derive_node_id("sim", "a"), derive_node_id("sim", "b")
 NAMES = {A: "a", B: "b"}
 ZEROS = bytes(3 * CHUNK)
-CRCS = tuple(crc32(ZEROS[: min(CHUNK, len(ZEROS) - at)]) for at in range(0, len(ZEROS), CHUNK))
+CRCS = tuple(crc32c(ZEROS[: min(CHUNK, len(ZEROS) - at)]) for at in range(0, len(ZEROS), CHUNK))
 
 
 class Line(Neighbour):
@@ -99,7 +99,7 @@ class Worker:
             self.act(self.line.incoming.tick(now), now)
         while self.decoding and self.decoding[0][0] <= now:
             _, frame = self.decoding.popleft()
-            self.delivered.append(int(bytes(frame.payload[:8]).hex(), 16))
+            self.delivered.append(int(bytes(frame.parts[0][:8]).hex(), 16))
             if self.line.incoming is not None and frame.link is self.line.incoming:
                 self.act(self.line.incoming.verdict(frame.seq, 0, now), now)
         if now >= self.due and self.version < self.versions:
