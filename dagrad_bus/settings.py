@@ -92,7 +92,7 @@ class LinkSettings:
     """Seconds without progress after which the sender asks (PING), once a second."""
     reset: float = 120.0
     """Seconds without any progress after which the connection is made anew."""
-    mailbox_frames: int = 4
+    mailbox_frames: int = 8
     """Frames of one link waiting for the training thread at which credit stops."""
     mailbox_bytes: int = 64 << 20
     """Decoded bytes of all links waiting at which credit stops."""

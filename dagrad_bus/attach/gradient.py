@@ -1,11 +1,12 @@
 """The gradient rule, the paper's text, kept as a baseline.
 
-Error feedback: ``r`` collects the local gradient and what peers sent, each frame scaled by its age discount. At every
-step the largest part of ``r`` is applied as this step's gradient *and* sent; that part of ``r`` becomes zero. What is
-not applied waits: ``applied + r == sum of local gradients + sum of received mass``, exactly up to rounding.
+Error feedback: ``r`` collects the local gradient. At every step the largest part of ``r`` is applied as this step's
+gradient *and* sent; that part of ``r`` becomes zero. What peers sent, each frame scaled by its age discount, is applied
+with it, whole and once: ``applied + r == sum of local gradients + sum of received mass``, exactly up to rounding.
 
-Sending duplicates mass and nothing pulls replicas together, so this rule learns little from peers; docs/algorithm.md
-has the measurements.
+Received mass is not sent on. Taken to the letter ("adds it to its own buffer") it would be, and with D peers every
+transmission would turn one unit of mass into D + 1: measured, that diverges at every learning rate tried. Also without
+it nothing pulls replicas together, so this rule learns little from peers; docs/algorithm.md has the measurements.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dagrad_bus.wire import Kind
 
 
 class GradientRule:
-    """Adds received mass to an error-feedback buffer, applies and sends its largest part.
+    """Applies received mass with the largest part of an error-feedback buffer, and sends that part.
 
     Args:
         replica: gives the layout and the gradients.
@@ -44,9 +45,8 @@ class GradientRule:
 
     def before_step(self, scale: float) -> None:
         """Merge: the optimizer then steps with the largest part of the buffer instead of its own gradient."""
-        for version in self._exchange.receive():
-            self._add(version)
-            self._exchange.metrics.count("frames_mixed")
+        received = self._exchange.receive()
+        self._exchange.metrics.count("frames_mixed", len(received))
         gradient, residual = self._gradient.zero_(), self._residual
         self._replica.gradients(gradient, 1 / scale)
         if not bool(torch.isfinite(gradient.sum())):
@@ -58,6 +58,8 @@ class GradientRule:
         values = gather(residual, self._block, indices)
         scatter(residual, self._block, indices, 0.0)
         scatter(gradient.zero_(), self._block, indices, values)
+        for version in received:
+            self._add(gradient, version)
         self._replica.set_gradients(gradient, scale)
         self._frame = (indices, values)
 
@@ -80,8 +82,8 @@ class GradientRule:
         self._residual.zero_()
         self._frame = None
 
-    def _add(self, version: Version) -> None:
-        old = gather(self._residual, self._block, version.indices)
-        old += version.values * np.float32(version.weight)
-        scatter(self._residual, self._block, version.indices, old)
-        self._residual[self._replica.layout.size :] = 0  # a peer's padding is not ours
+    def _add(self, gradient: Tensor, version: Version) -> None:
+        mass = gather(gradient, self._block, version.indices)
+        mass += version.values * np.float32(version.weight)
+        scatter(gradient, self._block, version.indices, mass)
+        gradient[self._replica.layout.size :] = 0  # a peer's padding is not ours
