@@ -33,8 +33,8 @@ check: $(READY)  ## lint, format, types, layers
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-cache --no-logo
 
-bench: $(READY)  ## accuracy against the synchronous reference; resumable
-	$(BIN)/python benchmarks/bench_accuracy.py
+bench: $(READY)  ## cost of the exchange, the hand-off, the bus, a straggler, a kill, a start
+	for script in exchange handoff bus faults start; do $(BIN)/python benchmarks/bench_$$script.py || exit; done
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

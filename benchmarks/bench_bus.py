@@ -207,6 +207,8 @@ async def receive_raw(load: Load) -> Result:
             for _ in range(DRAIN_MESSAGES):
                 if taken >= DRAIN_BYTES:
                     break
+                if sock.closed:  # a drain still queued when the side ended
+                    return
                 try:
                     parts = sock.recv_multipart(zmq.NOBLOCK)
                 except zmq.Again:

@@ -67,6 +67,8 @@ class Engine:
         self.identity = Identity(settings, layout, time.time_ns())
         self.by_peer: dict[NodeId, Neighbour] = {}
         self.log = get_logger(worker=settings.name)
+        self._moved: dict[NodeId, Neighbour] = {}
+        self._ended = False
         self._stack = AsyncExitStack()
 
     @property
@@ -147,6 +149,7 @@ class Engine:
             if kind is None:
                 await self._say_goodbye()
         finally:
+            self._ended = True
             for task in self._tasks:
                 task.cancel()
 
@@ -331,10 +334,12 @@ class Engine:
                     self._intake.decode(action)
                 case _:
                     self._note(action)
-        if neighbour is not None:
-            self._pump(neighbour)
-        if actions or (neighbour is not None and neighbour.has_changed):  # credit may return without any action
+        if neighbour is None:
             self.refresh()
+            return
+        if not self._moved:  # one look at each link and one view for the owner a burst, not one a message
+            self.loop.call_soon(self._settle_moved)
+        self._moved[neighbour.peer] = neighbour
 
     def _note(self, action: LinkUp | Left | Rejected | Stalled | Dropped) -> None:
         """Count what needs nothing else done, and log what is rare."""
@@ -355,6 +360,18 @@ class Engine:
 
     def _name_of(self, peer: NodeId) -> str:
         return self.by_peer[peer].name
+
+    def _settle_moved(self) -> None:
+        """Send what the last messages left to be sent, and show the owner what they changed."""
+        moved, self._moved = self._moved, {}
+        if self._ended:
+            return
+        try:
+            for neighbour in moved.values():
+                self._pump(neighbour)
+            self.refresh()
+        except Exception as error:  # noqa: BLE001  # outermost line of a callback: the bus ends with it
+            self.fail(error)
 
     def _pump(self, neighbour: Neighbour) -> None:
         before = neighbour.sent_bytes
