@@ -130,3 +130,14 @@ def test_a_worker_mixes_on_until_the_others_are_done(tmp_path: Path) -> None:
 def test_a_worker_does_not_linger_for_ever(tmp_path: Path) -> None:
     settings = Settings(name="local.0", members=("local.0", "local.1"), directory=tmp_path)
     assert digits.mix_until_all_are_done(tmp_path, settings, lambda: None, 0.0) == 0
+
+
+def test_step_times_are_told_once_and_gaps_include_the_pauses() -> None:
+    times = digits.StepTimes()
+    for began in (0.0, 0.110, 0.130):
+        times.note(began, began + 0.010)
+    found = times.take()
+    assert found["step_p50_ms"] == pytest.approx(10.0)
+    assert found["step_gap_ms"] == pytest.approx(110.0)
+    times.note(5.0, 5.020)
+    assert times.take() == {"step_p50_ms": pytest.approx(20.0), "step_p99_ms": pytest.approx(20.0), "step_gap_ms": 0.0}
