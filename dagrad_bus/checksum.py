@@ -8,9 +8,14 @@ Source: RFC 3720, appendix B.4, for the polynomial and test vectors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import google_crc32c
+
+_value = cast("Callable[[bytes], int]", google_crc32c.value)
 
 
 def crc32c(data: bytes | bytearray | memoryview) -> int:
     """Return the CRC-32C of ``data``, 0 .. 2**32 - 1. Anything but ``bytes`` is copied first."""
-    return int(google_crc32c.value(data if isinstance(data, bytes) else bytes(data)))
+    return _value(data if isinstance(data, bytes) else bytes(data))
