@@ -320,7 +320,7 @@ class Engine:
     # What follows ----------------------------------------------------------------------------------------------
 
     def act(self, neighbour: Neighbour | None, actions: Sequence[Action]) -> None:
-        """Do what the cores said, send what can be sent, and arm the timer for what they wait for."""
+        """Do what the cores said; what follows for the link (sends, timer, view) comes at the end of the burst."""
         for action in actions:
             match action:
                 case Send():

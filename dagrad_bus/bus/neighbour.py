@@ -41,9 +41,7 @@ class Neighbour:
         """Frames of this link with the decoder thread; while there are any, all go there, so their order holds."""
         self.refusal = ""
         """Why the peer, or this worker, refuses the link; empty while nothing stands against it."""
-        self.sent_messages = 0
         self.sent_bytes = 0
-        self.received_bytes = 0
         self._transport = transport
         self._connected = False
         self._control: deque[Message] = deque(maxlen=CONTROL_QUEUE)
@@ -115,7 +113,6 @@ class Neighbour:
         parts = pack(message)
         if not self._transport.send(self.peer, parts):
             return False
-        self.sent_messages += 1
         self.sent_bytes += sum(map(len, parts))
         return True
 

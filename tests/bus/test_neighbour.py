@@ -80,7 +80,7 @@ def test_nothing_leaves_before_the_handshake_and_then_the_hello_goes_first(neigh
     assert isinstance(sock.sent[0], Hello)
     assert sock.sent[0].wanted
     assert neighbour.idle
-    assert (neighbour.sent_messages, neighbour.sent_bytes > 100) == (2, True)
+    assert neighbour.sent_bytes > 100
 
 
 def test_control_goes_before_chunks_and_a_refused_message_stays_first(neighbour: Neighbour, sock: Socket) -> None:
