@@ -2,11 +2,12 @@
 VENV ?= .venv
 PYTHON ?= python3
 RUN ?= runs/demo
+ROWS ?= runs/faults.json
 BIN := $(VENV)/bin
 READY := $(VENV)/.ok
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo test test-slow test-faults faults check bench clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -21,10 +22,17 @@ demo: $(READY)  ## four workers learn together; figures in $(RUN)
 	$(BIN)/dagrad run -n 4 --dir $(RUN) -- $(BIN)/python -m dagrad_bus.workers.digits --steps 200 --pace 0.06
 
 test: $(READY)  ## the fast tests
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow and not faults"
 
 test-slow: $(READY)  ## tests that start processes
-	$(BIN)/python -m pytest -q -m slow --timeout 120
+	$(BIN)/python -m pytest -q -m "slow and not faults" --timeout 120
+
+test-faults: $(READY)  ## faults on real processes; some rows need root
+	$(BIN)/python -m pytest -q -m faults tests/faults --timeout 300
+
+faults: $(READY)  ## the fault matrix: every test that proves a row, then the table (docs/faults.md)
+	-$(BIN)/python -m pytest -q -m row --timeout 300 --rows $(ROWS)
+	$(BIN)/python -m dagrad_bus.faults.matrix $(ROWS)
 
 check: $(READY)  ## lint, format, types, layers
 	$(BIN)/ruff check .

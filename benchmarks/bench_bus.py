@@ -245,7 +245,7 @@ async def receive_bus(load: Load) -> Result:
             bus.drained()
 
     async with Engine(load.settings(RECEIVER), load.layout) as bus:
-        bus.on_change = wake
+        bus.outlook.on_change = wake
         say(bus.transport.inbox)
         return await meter.result()
 
@@ -357,12 +357,12 @@ async def publish_all(load: Load, name: str, target: str) -> None:
     frame = load.outgoing(1, (receiver,))
     news = asyncio.Event()
     async with Engine(load.settings(name), load.layout) as bus:
-        bus.on_change = news.set
+        bus.outlook.on_change = news.set
         bus.connect(receiver, target, target)
         while True:  # until killed: the receiver counts
-            if any(state.ready for state in bus.states if state.peer == receiver):
+            if any(state.ready for state in bus.outlook.states if state.peer == receiver):
                 bus.publish(frame)
-                bus.outcomes.clear()
+                bus.outlook.outcomes.clear()
             else:
                 news.clear()
                 await news.wait()

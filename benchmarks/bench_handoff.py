@@ -25,8 +25,9 @@ from spread import Row, Spread, interleave, report, spread_of_ratios
 
 from dagrad_bus.blocks import Entry, Layout
 from dagrad_bus.codec import Value
+from dagrad_bus.doorbell import Inbox
 from dagrad_bus.events import Outgoing, Selection
-from dagrad_bus.handoff import SWITCH_INTERVAL, BusThread, Inbox, loop_factory, tighten_timers
+from dagrad_bus.handoff import SWITCH_INTERVAL, BusThread, loop_factory, tighten_timers
 from dagrad_bus.ids import JobId, Step
 from dagrad_bus.settings import Settings, TransportSettings
 from dagrad_bus.wire import Kind

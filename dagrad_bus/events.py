@@ -6,14 +6,16 @@ who hands it over does not touch it again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dagrad_bus.codec import Value
 from dagrad_bus.ids import JobId, NodeId, Step
-from dagrad_bus.wire import Kind, Message
+from dagrad_bus.wire import Kind, Message, StateRej, StateReq
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,10 @@ class Outgoing:
     """How many blocks belong to the refresh stripe."""
     dirty: int = 0
     """How many blocks are repeats for a link that missed them."""
+    request: int = 0
+    """SWEEP: the STATE_REQ that is answered; else 0."""
+    last: bool = False
+    """SWEEP: nothing more of that request follows."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +102,10 @@ class Arrival:
     """``time.monotonic()`` of the first chunk."""
     size: int = 0
     """Bytes on the wire."""
+    request: int = 0
+    """SWEEP: our STATE_REQ that is answered; else 0."""
+    last: bool = False
+    """SWEEP: nothing more of that request follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +129,48 @@ class LinkState:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerNews:
+    """What a neighbour's newest heartbeat said."""
+
+    step: Step
+    rate: float
+    """Its steps a second."""
+    sketch: bytes = b""
+    """SimHash of its accumulated change, 8 bytes, or empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberEvent:
+    """A change in the member table, for callbacks."""
+
+    peer: NodeId
+    name: str
+    kind: str
+    """``alive``, ``suspect``, ``dead``, ``left``, ``joined``, ``rejoined``, ``wedged`` or ``training``."""
+    why: str = ""
+
+
+NO_NEWS: Mapping[NodeId, PeerNews] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """Everything the training thread reads at a step boundary, swapped out in one go."""
 
     links: tuple[LinkState, ...]
     arrivals: tuple[Arrival, ...] = field(default=())
     outcomes: tuple[Outcome, ...] = field(default=())
+    requests: tuple[tuple[NodeId, StateReq], ...] = ()
+    """Peers that ask for our state, oldest first; each is handed over once."""
+    rejections: tuple[tuple[NodeId, StateRej], ...] = ()
+    """Peers that do not serve a request of ours; each is handed over once."""
+    news: Mapping[NodeId, PeerNews] = field(default_factory=lambda: NO_NEWS)
+    """The neighbours that were heard, whether they are linked or not."""
+    others: Mapping[NodeId, PeerNews] = field(default_factory=lambda: NO_NEWS)
+    """Members that are no neighbours, where they are explored; steps may be long past."""
+    healed: tuple[NodeId, ...] = ()
+    """Members back from the other side of a partition, handed over once: they went on training, and so did we."""
+    rejoined: bool = False
+    """We are back among the members after they had declared us dead; handed over once."""
+    events: tuple[MemberEvent, ...] = ()
+    """Changes in the member table, oldest first; each is handed over once."""

@@ -11,32 +11,33 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-import socket
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dagrad_bus.blocks import Layout
 from dagrad_bus.bus import Engine
+from dagrad_bus.doorbell import Inbox
 from dagrad_bus.errors import BusClosed, BusError, StartError, UsageError
-from dagrad_bus.events import Outcome, Outgoing, View
+from dagrad_bus.events import Outgoing, View
 from dagrad_bus.ids import NodeId, Step
 from dagrad_bus.mailbox import coalesce
 from dagrad_bus.metrics import Metrics
 from dagrad_bus.record import Recorder
 from dagrad_bus.settings import Settings
-from dagrad_bus.wire import Kind
+from dagrad_bus.topology.live import TopologySpec
+from dagrad_bus.wire import Kind, StateRej, StateReq
 
 SWITCH_INTERVAL = 0.00002
 """Seconds after which a thread that computes in Python lets the loop run (CPython's default is 5 ms).
@@ -52,104 +53,6 @@ HANDED = 64
 """Frames handed over and not yet taken by the loop, at most."""
 
 T = TypeVar("T")
-
-
-class Bell:
-    """Wakes a loop from another thread: an eventfd, or a socket pair where there is none."""
-
-    def __init__(self) -> None:
-        if hasattr(os, "eventfd"):
-            self._read = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            self._pair: tuple[socket.socket, socket.socket] | None = None
-        else:
-            self._pair = socket.socketpair()
-            self._pair[0].setblocking(False)
-            self._read = self._pair[0].fileno()
-
-    def fileno(self) -> int:
-        """Return the descriptor the loop watches."""
-        return self._read
-
-    def ring(self) -> None:
-        """Wake the loop; any thread."""
-        if self._pair is None:
-            os.eventfd_write(self._read, 1)
-        else:
-            self._pair[1].send(b"!")
-
-    def silence(self) -> None:
-        """Take the ringing away; the loop's thread."""
-        if self._pair is None:
-            os.eventfd_read(self._read)
-        else:
-            self._pair[0].recv(4096)
-
-    def close(self) -> None:
-        """Free the descriptors."""
-        if self._pair is None:
-            os.close(self._read)
-        else:
-            for end in self._pair:
-                end.close()
-
-
-class Inbox(Generic[T]):
-    """Items from any thread to the loop, without waiting.
-
-    Args:
-        deliver: called on the loop's thread with each item.
-        size: items waiting at most; beyond it :meth:`put` says no.
-    """
-
-    def __init__(self, deliver: Callable[[T], None], size: int) -> None:
-        self._deliver = deliver
-        self._size = size
-        self._items: deque[T] = deque()
-        self._bell = Bell()
-        self._rung = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def start(self, loop: asyncio.AbstractEventLoop, fail: Callable[[Exception], None]) -> None:
-        """Register with the loop; ``fail`` is told what ``deliver`` raised."""
-        self._loop, self._fail = loop, fail
-        loop.add_reader(self._bell.fileno(), self._take)
-
-    def put(self, item: T) -> bool:
-        """Hand one item to the loop. False: no room, and the item stays with the caller.
-
-        Raises:
-            BusClosed: the loop has stopped.
-        """
-        with self._lock:  # close() must not free the descriptor under our feet
-            if self._closed:
-                raise BusClosed("the bus has stopped: attach again for another run")
-            if room := len(self._items) < self._size:
-                self._items.append(item)
-                if not self._rung:  # one system call a burst, not one an item
-                    self._rung = True
-                    self._bell.ring()
-            return room
-
-    def _take(self) -> None:
-        self._bell.silence()  # bell, flag, items: another order loses the last wake-up
-        self._rung = False
-        try:
-            while self._items:
-                self._deliver(self._items.popleft())
-        except Exception as error:  # noqa: BLE001  # outermost line of a callback: the bus ends with it
-            self._fail(error)
-
-    def close(self) -> None:
-        """Refuse items from now on and leave the loop (its own thread); idempotent, also where it never started."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            if self._loop is not None:
-                self._loop.remove_reader(self._bell.fileno())
-            self._bell.close()
 
 
 class BusThread:
@@ -170,7 +73,7 @@ class BusThread:
         self._settings = settings
         self._layout = layout
         self._recorder = Recorder(settings, self.snapshot, self._progress)
-        self._inbox: Inbox[Callable[[], None]] = Inbox(lambda call: call(), HANDED)
+        self._inbox: Inbox[Callable[[], object]] = Inbox(_call, HANDED)
         self._in_hand: deque[tuple[NodeId, ...]] = deque()
         """Links of the frames handed over that the loop has not taken yet, oldest first."""
         self._stop: Callable[[], None] | None = None
@@ -238,20 +141,29 @@ class BusThread:
         Newer frames of a link have taken the blocks they share with its older ones.
         """
         self._check()
-        bus = self._bus
+        bus, seen = self._bus, self._bus.outlook
         arrivals = bus.mailbox.take()
         if arrivals:
             self._inbox.put(bus.drained)
             if all(arrival.kind is Kind.STATE for arrival in arrivals):
                 arrivals, superseded = coalesce(arrivals)
                 self.metrics.count("blocks_coalesced", superseded)
-        outcomes: list[Outcome] = []
-        while bus.outcomes:
-            outcomes.append(bus.outcomes.popleft())
         # The loop has not looked at these yet: their state is that of before.
         busy = {peer for links in self._in_hand.copy() for peer in links}
-        states = tuple(replace(s, ready=s.ready and s.peer not in busy) for s in bus.states) if busy else bus.states
-        return View(states, arrivals, tuple(outcomes))
+        states = tuple(replace(s, ready=s.ready and s.peer not in busy) for s in seen.states) if busy else seen.states
+        rejoined, seen.rejoined = seen.rejoined, False
+        return View(
+            states,
+            arrivals,
+            outcomes=_emptied(seen.outcomes),
+            requests=_emptied(seen.requests),
+            rejections=_emptied(seen.rejections),
+            news=seen.news,
+            others=seen.others,
+            healed=_emptied(seen.healed),
+            rejoined=rejoined,
+            events=_emptied(seen.events),
+        )
 
     def publish(self, outgoing: Outgoing) -> bool:
         """Hand a frame to the loop. Never blocks; False: no room, nothing was taken.
@@ -266,13 +178,41 @@ class BusThread:
             self._in_hand.pop()
         return taken
 
+    def tell(self, peer: NodeId, message: StateReq | StateRej) -> bool:
+        """Hand over a message of the state transfer. Never blocks; False: no room."""
+        self._check()
+        return self._inbox.put(lambda: self._bus.tell(peer, message))
+
+    def set_syncing(self, syncing: bool) -> None:
+        """Tell whether the replica is being copied from peers."""
+        self._bus.outlook.is_syncing = syncing
+
+    def note_sketch(self, step: int, sketch: bytes) -> None:
+        """Tell the sketch of the own change; without room it is not told, the next one follows soon."""
+        self._check()
+        self._inbox.put(lambda: self._bus.node.membership.sketched(sketch, Step(step), self._bus.loop.time()))
+
+    def explore(self, peers: tuple[NodeId, ...]) -> None:
+        """Tell with which members beyond the neighbours a link is wanted for a minute."""
+        self._check()
+        self._inbox.put(lambda: self._bus.explore(peers))
+
+    def members(self) -> Mapping[str, str]:
+        """Return what is believed of each member, by name."""
+        return self._bus.outlook.members
+
+    def rewire(self, spec: TopologySpec) -> bool:
+        """Publish a graph. Never blocks; False: no room."""
+        self._check()
+        return self._inbox.put(lambda: self._bus.rewire(spec))
+
     def _pass_on(self, outgoing: Outgoing) -> None:
         self._bus.publish(outgoing)
         self._in_hand.popleft()
 
     def note_step(self, step: int, rate: float) -> None:
         """Tell the local step count and the steps a second."""
-        self._bus.progress = (Step(step), rate, time.monotonic())
+        self._bus.outlook.progress = (Step(step), rate, time.monotonic())
 
     def sample(self, step: int, values: NDArray[np.float32]) -> None:
         """Record the fixed coordinates of the replica at ``step``."""
@@ -287,7 +227,7 @@ class BusThread:
         if self._ended.done():
             error = self._ended.exception()
             return BusClosed(f"the bus thread ended: {error}") if error is not None else None
-        return self._bus.failure
+        return self._bus.outlook.failure
 
     def snapshot(self) -> dict[str, dict[str, object]]:
         """Return counters, gauges and histograms of both threads."""
@@ -295,7 +235,7 @@ class BusThread:
         return {part: {**both[0][part], **both[1][part]} for part in both[0]}
 
     def _progress(self) -> tuple[int, float]:
-        step, rate, _ = self._bus.progress
+        step, rate, _ = self._bus.outlook.progress
         return step, rate
 
     def _check(self) -> None:
@@ -333,6 +273,18 @@ class BusThread:
     ) -> None:
         """Close it."""
         self.close("closed" if kind is None else kind.__name__)
+
+
+def _call(order: Callable[[], object]) -> None:
+    order()
+
+
+def _emptied(waiting: deque[T]) -> tuple[T, ...]:
+    """Take all that waits; the loop may append meanwhile."""
+    taken: list[T] = []
+    while waiting:
+        taken.append(waiting.popleft())
+    return tuple(taken)
 
 
 def tighten_timers() -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dagrad_bus.events import Arrival, Selection
 from dagrad_bus.ids import NodeId
 from dagrad_bus.settings import LinkSettings
+from dagrad_bus.wire import Kind
 
 
 class Mailbox:
@@ -68,17 +69,21 @@ def coalesce(arrivals: Sequence[Arrival]) -> tuple[tuple[Arrival, ...], int]:
     """Let newer frames of a link take the blocks they share with its older ones.
 
     Args:
-        arrivals: oldest first; all of kind *state*.
+        arrivals: oldest first. Frames of another kind than *state* are passed through as they are: increments add
+            up, and a state transfer has its own account of blocks.
 
     Returns:
         What is left, in the same order, and how many blocks were superseded. Frames of different links never touch.
     """
-    if len({a.peer for a in arrivals}) == len(arrivals):
+    if len({a.peer for a in arrivals if a.kind is Kind.STATE}) == sum(a.kind is Kind.STATE for a in arrivals):
         return tuple(arrivals), 0
     kept: list[Arrival] = []
     newer: dict[NodeId, NDArray[np.int64]] = {}
     superseded = 0
     for arrival in reversed(arrivals):
+        if arrival.kind is not Kind.STATE:
+            kept.append(arrival)
+            continue
         chosen, peer = arrival.selection, arrival.peer
         known = newer.get(peer)
         if known is None:

@@ -10,12 +10,15 @@ from enum import IntEnum
 
 from dagrad_bus.codec import MAX_RATIO, Codec, Index, Value
 from dagrad_bus.ids import NO_EDGE, EdgeId, NodeId, Step
+from dagrad_bus.topology.live import TopologySpec
 
 CHUNK = 262_144
 """Bytes of every chunk but the last."""
 MAX_CHUNKS = 256
 MAX_FRAME = CHUNK * MAX_CHUNKS
 """Bytes of a payload on the wire, at most."""
+VISITOR = 1 << 63
+"""Capability bit of a HELLO: the sender looks at the run, or rewires it, and is no member."""
 ALL_ACCEPTED = (1 << 64) - 1
 """History of a link whose last 64 frames were all accepted."""
 
@@ -32,7 +35,14 @@ class MessageType(IntEnum):
     NACK = 0x12
     PING = 0x20
     PONG = 0x21
+    PING_REQ = 0x22
+    PING_RES = 0x23
+    PP_DIGEST = 0x42
+    PP_RECORDS = 0x43
+    STATE_REQ = 0x50
+    STATE_REJ = 0x51
     HEARTBEAT = 0x60
+    GOSSIP = 0x61
 
 
 class Kind(IntEnum):
@@ -41,6 +51,23 @@ class Kind(IntEnum):
     STATE = 1
     GRADIENT = 2
     SWEEP = 3
+
+
+class MemberState(IntEnum):
+    """What is believed of a member; within one (epoch, incarnation) the higher one wins."""
+
+    ALIVE = 0
+    SUSPECT = 1
+    DEAD = 2
+    LEFT = 3
+
+
+class StateRejection(IntEnum):
+    """Why a STATE_REQ is not served. Receivers take unknown codes too."""
+
+    BUSY = 1
+    SYNCING = 2
+    LAYOUT = 3
 
 
 class ErrorCode(IntEnum):
@@ -152,6 +179,11 @@ class Hello:
     public_key: bytes = b""
     edge: EdgeId = NO_EDGE
     seq: int = 0
+
+    @property
+    def is_visitor(self) -> bool:
+        """Whether the sender is no member and does not want to be one."""
+        return bool(self.capabilities & VISITOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +317,131 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True)
+class PingReq:
+    """Asks a member to ping ``target``, which the asker does not hear."""
+
+    nonce: int
+    target: NodeId
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PingRes:
+    """Answer to a PING_REQ: whether ``target`` answered in time."""
+
+    nonce: int
+    target: NodeId
+    ok: bool
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of the member table. Ordered by (epoch, incarnation, state): a restart always wins.
+
+    Epoch 0 means *expected*: named by the roster and never heard of; such a record stays at home.
+    """
+
+    node: NodeId
+    epoch: int
+    """Boot epoch: one per process start."""
+    incarnation: int
+    """Raised by the member itself alone: to refute, or when its record changes."""
+    state: MemberState
+    accuser: bytes = b""
+    """SUSPECT, DEAD: the first 8 bytes of the id of who says so; else empty."""
+    host: str = ""
+    inbox_port: int = 0
+    beat_port: int = 0
+    name: str = ""
+    public_key: bytes = b""
+    sketch: bytes = b""
+    """SimHash of the accumulated change, 8 bytes, or empty; outside the order and the digest."""
+    sketch_step: int = 0
+    """The member's step it was made at; the highest wins."""
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """What decides between two records of one member."""
+        return self.epoch, self.incarnation, self.state
+
+    @property
+    def inbox(self) -> str:
+        """Endpoint of its ROUTER; empty while unknown."""
+        return f"tcp://{self.host}:{self.inbox_port}" if self.inbox_port else ""
+
+    @property
+    def beat(self) -> str:
+        """Endpoint of its PUB; empty while unknown."""
+        return f"tcp://{self.host}:{self.beat_port}" if self.beat_port else ""
+
+
+MAX_RECORDS = 24
+"""Records a message carries at most; fewer where F1 would exceed its limit."""
+BUCKETS = 64
+"""Parts of the member table that are compared and repaired separately."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gossip:
+    """News about members, flooded; or the graph's spec; also told directly to whom it concerns."""
+
+    records: tuple[Record, ...] = ()
+    spec: TopologySpec | None = None
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PpDigest:
+    """First half of a push-pull: what the sender's table looks like, bucket by bucket."""
+
+    buckets: tuple[int, ...]
+    """:data:`BUCKETS` times u64."""
+    spec: TopologySpec
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PpRecords:
+    """Records of the buckets that differ; ``wanted`` asks for those of the other side."""
+
+    records: tuple[Record, ...]
+    wanted: int = 0
+    """Bit b: send bucket b back. 0 ends the exchange."""
+    spec: TopologySpec | None = None
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StateReq:
+    """Asks for the values of block ranges, to be sent as SWEEP frames over the sender's link to us."""
+
+    request: int
+    """u32, from 1; the frames that answer carry it."""
+    ranges: tuple[tuple[int, int], ...]
+    """1 to 16 pairs (first block, count), distinct and rising."""
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StateRej:
+    """A STATE_REQ that is not served."""
+
+    request: int
+    code: int
+    """One of :class:`StateRejection`."""
+    backoff_ms: int = 0
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """Broadcast of a worker about itself, once a second."""
 
@@ -302,8 +459,21 @@ class Heartbeat:
     health: int = 0
     """0 well .. 7."""
     members: int = 0
+    """How many the sender believes there: alive, suspected or expected."""
+    neighbours: tuple[bytes, ...] = ()
+    """First 8 bytes of the ids of its neighbours, at most 64 of them."""
+    digest: int = 0
+    """u64 over member table and spec; equal tables have equal digests."""
+    spec_version: int = 0
+    sketch: bytes = b""
+    """SimHash of the accumulated change, 8 bytes, or empty."""
+    beacon: int = 0
+    """Count of the connectivity beacon; the highest heard of the smallest member alive."""
     edge: EdgeId = NO_EDGE
     seq: int = 0
 
 
-Message = Hello | HelloOk | Error | Bye | Data | Ack | Nack | Ping | Pong | Heartbeat
+Message = (
+    Hello | HelloOk | Error | Bye | Data | Ack | Nack | Ping | Pong | PingReq | PingRes
+    | Heartbeat | Gossip | PpDigest | PpRecords | StateReq | StateRej
+)  # fmt: skip

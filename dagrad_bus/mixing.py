@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dagrad_bus.blocks import gather_blocks, scatter_blocks
+from dagrad_bus.ids import NodeId
 
 if TYPE_CHECKING:
     from dagrad_bus.events import Arrival
@@ -38,6 +39,8 @@ CLIP_FLOOR = 0.01
 """Root mean square that own values count for at least in the norm bound: blocks that are all zero must be able to move."""
 EMA_SHARE = 1 / 16
 """Share of a new observation in the moving averages of age and step time; the first ones count more."""
+UNKNOWN = NodeId(b"")
+"""Sender of a version that came in no frame."""
 MEDIAN_WINDOW = 15
 """Observations whose median enters the moving average: pauses and slow first steps stay without effect."""
 
@@ -127,6 +130,11 @@ class StepClock:
             self._duration.observe(max(now - self._last, 1e-6))  # coarse clocks may stand still for a step
         self._last = now
 
+    def resume(self, now: float) -> None:
+        """Begin the next step at ``now``: what went before was no training."""
+        if not math.isnan(self._last):
+            self._last = now
+
     @property
     def rate(self) -> float:
         """Steps a second; 0 before the second step."""
@@ -137,12 +145,13 @@ class StepClock:
 class Version:
     """What one frame says: values of some blocks, and their weight.
 
-    ``indices``: int64[n], distinct. ``values``: float32[n, B]. ``weight``: q, finite, from 0.
+    ``indices``: int64[n], distinct. ``values``: float32[n, B]. ``weight``: q, finite, from 0. ``sender``: whose frame.
     """
 
     indices: NDArray[np.int64]
     values: NDArray[np.float32]
     weight: float
+    sender: NodeId = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,8 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dagrad_bus.errors import StartError
+from dagrad_bus.errors import StartError, UsageError
+from dagrad_bus.topology.static import MAX_DOCUMENT, StaticGraph, parse
 
 _ENDPOINT = re.compile(r"tcp://[^\s/]+:\d{1,5}")
 _MAX_FILE = 4096
@@ -42,6 +43,21 @@ def publish(folder: Path, address: Address) -> None:
         temporary.replace(target)
     except OSError as error:
         raise StartError(f"cannot write {target}: {error.strerror}") from None
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names of all workers that published an address, sorted."""
+    return sorted(path.stem for path in (folder / "peers").glob("*.json"))
+
+
+def find_graph(folder: Path, digest: bytes) -> StaticGraph | None:
+    """Return the graph document that ``digest`` names, or None while it is not there (or is damaged)."""
+    try:
+        with (folder / "graphs" / f"{digest.hex()}.json").open("rb") as file:
+            found = parse(file.read(MAX_DOCUMENT + 1))
+    except (OSError, UsageError):
+        return None
+    return found if found.digest == digest else None
 
 
 def look_up(folder: Path, name: str) -> Address | None:

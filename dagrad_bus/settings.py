@@ -17,7 +17,9 @@ from dagrad_bus.errors import SettingsError
 
 RuleName = Literal["state", "gradient", "local"]
 WireType = Literal["f32", "f16", "bf16", "int8"]
+ChoiceName = Literal["random", "complementary", "similar"]
 Codec = Literal["auto", "raw", "zlib", "blosc2"]
+GraphName = Literal["hash-rings", "ring", "complete"]
 PREFIX = "DAGRAD_"
 
 
@@ -40,6 +42,10 @@ class ExchangeSettings:
     """Local steps between two exchanges, from 1."""
     fanout: int = 0
     """Neighbours that get each frame, drawn among the ready ones; 0 means all."""
+    choice: ChoiceName = "random"
+    """How they are drawn: ``random``; ``complementary`` prefers peers that train unlike us, ``similar`` like us."""
+    explore: int = 0
+    """Members beyond the neighbours to hold a link with, chosen likewise and anew every minute; 0 to 2."""
     w0: float = 0.65
     """Weight of one version of typical age against the own value, in (0, 1): q = w0 / (1 - w0)."""
     tau: float = 0.0
@@ -66,6 +72,8 @@ class ExchangeSettings:
         _check(power and self.block <= 256, "block", self.block, "0 (automatic) or a power of two from 1 to 256")
         _check(self.interval >= 1, "interval", self.interval, "a number of steps from 1")
         _check(self.fanout >= 0, "fanout", self.fanout, "0 (all neighbours) or a count")
+        _check(self.choice in get_args(ChoiceName), "choice", self.choice, f"one of {', '.join(get_args(ChoiceName))}")
+        _check(0 <= self.explore <= 2, "explore", self.explore, "0 (none) to 2 members")
         _check(0 < self.w0 < 1, "w0", self.w0, "a weight in (0, 1)")
         _check(self.tau >= 0 and math.isfinite(self.tau), "tau", self.tau, "0 (automatic) or steps")
         _check(0 <= self.age_power <= 10, "age_power", self.age_power, "0 (off) to 10")
@@ -112,16 +120,39 @@ class LinkSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeatSettings:
-    """How a silent peer is noticed: ``silence`` to ``silence + interval`` seconds after its last message."""
+    """Heartbeats and what is concluded from their absence (docs/membership.md). All in seconds."""
 
     interval: float = 1.0
-    """Seconds between heartbeats, over 0. A node sends ``degree / interval`` copies a second."""
+    """Between heartbeats, over 0. A node sends ``degree / interval`` copies a second."""
     silence: float = 3.0
-    """Seconds without a message before suspicion; under three intervals, one lost beat accuses a peer."""
+    """Least silence before suspicion; the bound follows the arrivals. Under three intervals, one lost beat accuses."""
+    silence_max: float = 10.0
+    """Most silence before suspicion, while this worker itself is well."""
+    suspicion: float = 8.0
+    """A suspected member has so long to refute while one worker accuses it."""
+    suspicion_min: float = 2.0
+    """The same once three do."""
+    grace: float = 120.0
+    """Members launched and never heard of count as present for so long."""
+    probe: float = 5.0
+    """Between two PINGs to members taken at random: the backstop where all neighbours of a member died with it."""
+    dead_probe: float = 5.0
+    """Between two PINGs to dead members, for 600 s after the death; then 6 times as long. Heals partitions."""
+    tombstone: float = 86400.0
+    """Dead and departed members are remembered for so long."""
+    push_pull: float = 30.0
+    """Between two comparisons of tables with random members; stretched where there are more than 32."""
+    wedged: float = 60.0
+    """Without a step for so long, and for ten of its steps, a worker says that its training hangs."""
 
     def __post_init__(self) -> None:
         """Check every bound."""
         _check(0 < 3 * self.interval <= self.silence, "silence", self.silence, "at least 3 heartbeat intervals")
+        _check(self.silence <= self.silence_max, "silence_max", self.silence_max, "at least silence")
+        _check(0 < self.suspicion_min <= self.suspicion, "suspicion_min", self.suspicion_min, "over 0, to suspicion")
+        for name in ("silence_max", "suspicion", "grace", "probe", "dead_probe", "tombstone", "push_pull", "wedged"):
+            value = getattr(self, name)
+            _check(value > 0 and math.isfinite(value), name, value, "seconds over 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +167,10 @@ class TransportSettings:
     """TCP port of the ROUTER; 0 takes a free one."""
     beat_port: int = 0
     """TCP port of the PUB; 0 takes a free one."""
+    advertise_inbox_port: int = 0
+    """Port of the ROUTER as told to the peers, where a forwarder stands before it; 0: the bound one."""
+    advertise_beat_port: int = 0
+    """Port of the PUB as told to the peers; 0: the bound one."""
     codec: Codec = "auto"
     """Payload compression; ``auto`` measures what pays, frame by frame."""
     loop: Literal["uvloop", "asyncio"] = "uvloop"
@@ -146,7 +181,7 @@ class TransportSettings:
     def __post_init__(self) -> None:
         """Check every bound."""
         _check(self.codec in get_args(Codec), "codec", self.codec, f"one of {', '.join(get_args(Codec))}")
-        for name in ("inbox_port", "beat_port"):
+        for name in ("inbox_port", "beat_port", "advertise_inbox_port", "advertise_beat_port"):
             _check(0 <= getattr(self, name) <= 65535, name, getattr(self, name), "0 (any free) to 65535")
         _check(0 <= self.flush <= 10, "flush", self.flush, "0 to 10 s")
 
@@ -168,6 +203,10 @@ class Settings:
     """Names of all workers launched, this one included; empty: alone."""
     degree: int = 4
     """Neighbours of each worker in the graph; even."""
+    topology: GraphName = "hash-rings"
+    """The graph that the run starts with; ``dagrad topology rewire`` gives a live run another one."""
+    seeds: tuple[tuple[str, str], ...] = ()
+    """Name and inbox endpoint of members to turn to, for a worker that joins without a run folder."""
     directory: Path | None = None
     """Run folder: addresses, metrics and results live below it. None: nothing is written."""
     key: bytes = field(default=b"", repr=False)
@@ -182,16 +221,26 @@ class Settings:
         _check(self.degree >= 2 and self.degree % 2 == 0, "degree", self.degree, "an even number from 2")
         _check(len(self.name.encode()) <= 32, "name", self.name, "at most 32 bytes")
         _check(len(set(self.members)) == len(self.members), "members", self.members, "distinct names")
-        _check(not self.members or self.name in self.members, "name", self.name, f"one of the members {self.members}")
+        known = not self.members or self.name in self.members or bool(self.seeds) or self.directory is not None
+        _check(known, "name", self.name, f"one of the members {self.members}, or seeds or a run folder to join by")
+        _check(self.topology in get_args(GraphName), "topology", self.topology, f"one of {get_args(GraphName)}")
 
     @property
     def is_alone(self) -> bool:
         """Whether there is nobody to exchange with."""
-        return len(self.members) < 2
+        return len({*self.members, self.name}) < 2 and not self.seeds
+
+    @property
+    def joins(self) -> bool:
+        """Whether this worker was not launched with the others."""
+        return self.name not in self.members and not self.is_alone
 
 
 _EXCHANGE = {f.name.upper(): f.name for f in fields(ExchangeSettings)}
-_PLAIN = ("RUN", "NAME", "RUN_DIR", "ROSTER", "KEY_FILE", "BIND", "ADVERTISE", "CODEC", "LOOP", "DEGREE")
+_PLAIN = (
+    *("RUN", "NAME", "RUN_DIR", "ROSTER", "KEY_FILE", "BIND", "ADVERTISE", "CODEC", "LOOP"),
+    *("DEGREE", "TOPOLOGY", "SEEDS"),
+)
 _FOREIGN = ("SLOT", "ATTEMPT", "AGENT", "DEVICE", "TEST_TIMEOUT_FACTOR")
 """Names that launchers and tests set and this module does not read."""
 
@@ -216,6 +265,10 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
     top: dict[str, object] = {k.lower(): given[k] for k in ("RUN", "NAME") if k in given}
     if "DEGREE" in given:
         top["degree"] = _convert("DEGREE", given["DEGREE"], int)
+    if "TOPOLOGY" in given:
+        top["topology"] = given["TOPOLOGY"]
+    if "SEEDS" in given:
+        top["seeds"] = tuple(_seed(text) for text in given["SEEDS"].split(",") if text)
     if "RUN_DIR" in given:
         top["directory"] = Path(given["RUN_DIR"])
     if "ROSTER" in given:
@@ -223,6 +276,13 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
     if "KEY_FILE" in given:
         top["key"] = _read("KEY_FILE", given["KEY_FILE"]).strip()
     return Settings(exchange=ExchangeSettings(**exchange), transport=TransportSettings(**sockets), **top)  # type: ignore[arg-type]  # checked above and in __post_init__
+
+
+def _seed(text: str) -> tuple[str, str]:
+    name, at, address = text.rpartition("@")
+    if not (at and name and address.rpartition(":")[2].isdigit()):
+        raise SettingsError(f"{PREFIX}SEEDS has {text!r}: needs NAME@HOST:PORT, several separated by commas")
+    return name, f"tcp://{address}"
 
 
 def _refuse_unknown(given: Mapping[str, str]) -> None:

@@ -22,6 +22,7 @@ from zmq.utils.monitor import parse_monitor_message
 from dagrad_bus.errors import StartError
 from dagrad_bus.ids import NodeId
 from dagrad_bus.settings import TransportSettings
+from dagrad_bus.wire import GOSSIP_TOPIC, HEARTBEAT_TOPIC, Message, pack
 
 Parts = Sequence[bytes | memoryview]
 
@@ -48,6 +49,9 @@ _EVERY_SOCKET: dict[int, int] = {
     zmq.TCP_KEEPALIVE_CNT: 3,
     zmq.TCP_MAXRT: 15_000,
 }
+_MONITORED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_DELAYED | zmq.EVENT_CLOSED
+REFUSED_WITHIN = 1.0
+"""An attempt to connect that ends sooner was refused; one that nobody answers takes ``CONNECT_TIMEOUT``."""
 _LISTENING: dict[int, int] = {zmq.BACKLOG: 512}
 _CONNECTING: dict[int, int] = {zmq.CONNECT_TIMEOUT: 3000}
 
@@ -63,6 +67,9 @@ class Handler(Protocol):
 
     def connection(self, peer: NodeId, *, up: bool) -> None:
         """Take note that the DEALER towards ``peer`` finished a handshake, or lost its connection."""
+
+    def refused(self, peer: NodeId) -> None:
+        """Take note that nobody listens at the address of ``peer``."""
 
     def writable(self, peer: NodeId) -> None:
         """Take note that the DEALER towards ``peer`` may take messages again."""
@@ -86,6 +93,10 @@ class Drain:
         """Leave the loop and close the socket, in this order."""
         self._loop.remove_reader(self._fd)
         self._sock.close(linger=0)
+
+    def take_now(self) -> None:
+        """Take what has arrived, without being called by the loop."""
+        self._drain()
 
     def _drain(self) -> None:
         """Take what has arrived. The descriptor signals edges: take all of it, or come back unasked."""
@@ -152,45 +163,62 @@ class Outlet:
                 self._fail(error)
 
 
-class Peer:
-    """The two sockets towards one neighbour, with the DEALER's monitor."""
+class Ear:
+    """The SUB that hears one peer's broadcasts: a SUB names no sender, the socket does."""
 
-    def __init__(self, transport: Transport, peer: NodeId, inbox: str, beat: str) -> None:
+    def __init__(self, transport: Transport, peer: NodeId, beat: str) -> None:
+        self.beat = beat
+        sock = _socket(transport.ctx, zmq.SUB, _CONNECTING)
+        _spread_reconnects(sock)
+        sock.set(zmq.RCVHWM, 256)
+        for topic in (HEARTBEAT_TOPIC, GOSSIP_TOPIC):
+            sock.set(zmq.SUBSCRIBE, topic)
+        sock.connect(beat)
+        self.drain = Drain(sock, lambda parts: transport.handler.beaten(peer, parts), transport.fail)
+
+    def close(self) -> None:
+        """Hear no more."""
+        self.drain.stop()
+
+
+class Peer:
+    """The DEALER towards one peer, with its monitor, and the SUB that hears it where that is wanted."""
+
+    def __init__(self, transport: Transport, peer: NodeId, inbox: str) -> None:
         self._handler = transport.handler
+        self._loop = asyncio.get_running_loop()
         self._peer = peer
+        self._trying_since = 0.0
         self.inbox = inbox
-        ctx = transport.ctx
-        self._dealer = _socket(ctx, zmq.DEALER, _CONNECTING)
-        self._sub = _socket(ctx, zmq.SUB, _CONNECTING)
-        for sock in (self._dealer, self._sub):
-            # The two intervals together switch libzmq's own jitter off, so each socket draws its own.
-            sock.set(zmq.RECONNECT_IVL, 150 + secrets.randbelow(200))
-            sock.set(zmq.RECONNECT_IVL_MAX, 4000 + secrets.randbelow(2000))
+        self.ear: Ear | None = None
+        self._dealer = _socket(transport.ctx, zmq.DEALER, _CONNECTING)
+        _spread_reconnects(self._dealer)
         self._dealer.set(zmq.ROUTING_ID, b"\1" + transport.self_id + secrets.token_bytes(8))
         self._dealer.set(zmq.IMMEDIATE, 1)
         self._dealer.set(zmq.SNDHWM, 2)
-        self._sub.set(zmq.RCVHWM, 256)
-        self._sub.set(zmq.SUBSCRIBE, b"DB\x01\x60")
-        monitor = self._dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        monitor = self._dealer.get_monitor_socket(_MONITORED)
         self._dealer.connect(inbox)
-        self._sub.connect(beat)
-        fail = transport.fail
-        self._monitor = Drain(monitor, self._monitored, fail)
-        self._ear = Drain(self._sub, lambda parts: self._handler.beaten(peer, parts), fail)
-        outlet = Outlet(self._dealer, lambda: self._handler.writable(peer), fail)
-        self._outlet = outlet
-        self.send = outlet.send
+        self._monitor = Drain(monitor, self._monitored, transport.fail)
+        self._outlet = Outlet(self._dealer, lambda: self._handler.writable(peer), transport.fail)
+        self.send = self._outlet.send
 
     def _monitored(self, parts: list[bytes]) -> None:
-        event = parse_monitor_message(parts)["event"]
-        self._handler.connection(self._peer, up=event == zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        match parse_monitor_message(parts)["event"]:
+            case zmq.EVENT_CONNECT_DELAYED:
+                self._trying_since = self._loop.time()
+            case zmq.EVENT_CLOSED:
+                if self._loop.time() - self._trying_since < REFUSED_WITHIN:
+                    self._handler.refused(self._peer)
+            case event:
+                self._handler.connection(self._peer, up=event == zmq.EVENT_HANDSHAKE_SUCCEEDED)
 
     def close(self) -> None:
-        """Close all three sockets. The monitor goes first: closing a monitored socket can hang on its PAIR."""
+        """Close all sockets. The monitor goes first: closing a monitored socket can hang on its PAIR."""
         self._dealer.disable_monitor()
         self._monitor.stop()
         self._outlet.stop()
-        self._ear.stop()
+        if self.ear is not None:
+            self.ear.close()
 
 
 class Transport:
@@ -208,8 +236,10 @@ class Transport:
         self._beat = _socket(ctx, zmq.PUB, _LISTENING)
         self._beat.set(zmq.SNDHWM, 256)
         host = settings.advertise or ("127.0.0.1" if settings.bind == "*" else settings.bind)
-        self.inbox = _bind(self._router, "inbox", settings.bind, settings.inbox_port, host)
-        self.beat = _bind(self._beat, "beat", settings.bind, settings.beat_port, host)
+        self.inbox = _bind(
+            self._router, "inbox", settings.bind, settings.inbox_port, host, settings.advertise_inbox_port
+        )
+        self.beat = _bind(self._beat, "beat", settings.bind, settings.beat_port, host, settings.advertise_beat_port)
 
     def start(self, handler: Handler, fail: Callable[[Exception], None]) -> None:
         """Tell ``handler`` from now on what arrives, and ``fail`` what it raised.
@@ -222,11 +252,26 @@ class Transport:
     def _received(self, parts: list[bytes]) -> None:
         self.handler.received(parts[0], parts[1:])
 
-    def connect(self, peer: NodeId, inbox: str, beat: str) -> None:
-        """Open (or replace, where the address changed) the sockets towards ``peer``."""
-        if peer in self._peers:
-            self.disconnect(peer)
-        self._peers[peer] = Peer(self, peer, inbox, beat)
+    def connect(self, peer: NodeId, inbox: str, beat: str | None) -> None:
+        """Open (or replace, where the address changed) the sockets towards ``peer``; without ``beat`` no SUB."""
+        self.disconnect(peer)
+        self._peers[peer] = Peer(self, peer, inbox)
+        self.listen(peer, beat)
+
+    def listen(self, peer: NodeId, beat: str | None) -> None:
+        """Hear the broadcasts of a connected peer at ``beat`` from now on, or with None no more."""
+        found = self._peers.get(peer)
+        if found is None or (found.ear is not None and found.ear.beat == beat):
+            return
+        if found.ear is not None:
+            found.ear.close()
+        found.ear = Ear(self, peer, beat) if beat else None
+
+    def hear_now(self) -> None:
+        """Take all that has arrived at once: a loop that was late hears out the others before it judges them."""
+        drains = [peer.ear.drain for peer in self._peers.values() if peer.ear is not None]
+        for drain in [*drains, *([self._drain] if self._drain is not None else [])]:
+            drain.take_now()
 
     def disconnect(self, peer: NodeId) -> None:
         """Close the sockets towards ``peer``, if there are any."""
@@ -239,13 +284,24 @@ class Transport:
         found = self._peers.get(peer)
         return found.inbox if found else None
 
-    def send(self, peer: NodeId, parts: Parts) -> bool:
-        """Send one message to ``peer``; False: nobody there or no room, nothing was taken."""
+    def send(self, peer: NodeId, message: Message) -> int:
+        """Send one message to ``peer`` and return its bytes; 0: nobody there or no room, nothing was taken."""
+        parts = pack(message)
+        return sum(map(len, parts)) if self.send_parts(peer, parts) else 0
+
+    def send_parts(self, peer: NodeId, parts: Parts) -> bool:
+        """Send what is packed already; False: nobody there or no room, nothing was taken."""
         found = self._peers.get(peer)
         return found is not None and found.send(parts)
 
-    def broadcast(self, parts: Parts) -> None:
-        """Publish a heartbeat; subscribers that cannot take it miss it."""
+    def broadcast(self, message: Message) -> int:
+        """Publish a heartbeat or news and return the bytes of one copy; subscribers that cannot take it miss it."""
+        parts = pack(message)
+        self.broadcast_parts(parts)
+        return sum(map(len, parts))
+
+    def broadcast_parts(self, parts: Parts) -> None:
+        """Publish what is packed already."""
         self._beat.send_multipart(parts, zmq.NOBLOCK)
 
     def close(self) -> None:
@@ -285,8 +341,14 @@ def _socket(ctx: zmq.Context[zmq.Socket[bytes]], kind: int, options: dict[int, i
     return sock
 
 
-def _bind(sock: zmq.Socket[bytes], what: str, address: str, port: int, host: str) -> str:
-    """Bind and return the endpoint to tell others."""
+def _spread_reconnects(sock: zmq.Socket[bytes]) -> None:
+    """Draw both intervals anew for each socket: together they switch libzmq's own jitter off."""
+    sock.set(zmq.RECONNECT_IVL, 150 + secrets.randbelow(200))
+    sock.set(zmq.RECONNECT_IVL_MAX, 4000 + secrets.randbelow(2000))
+
+
+def _bind(sock: zmq.Socket[bytes], what: str, address: str, port: int, host: str, told: int) -> str:
+    """Bind and return the endpoint to tell others; ``told`` is the port it names, 0 the bound one."""
     bracketed = f"[{address}]" if ":" in address else address
     try:
         sock.bind(f"tcp://{bracketed}:{port or '*'}")
@@ -294,4 +356,4 @@ def _bind(sock: zmq.Socket[bytes], what: str, address: str, port: int, host: str
         hint = " (is another worker using it? port 0 takes any free one)" if error.errno == zmq.EADDRINUSE else ""
         raise StartError(f"cannot bind the {what} socket to {address}:{port}: {error.strerror}{hint}") from None
     bound = bytes(sock.get(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode().rpartition(":")[2]
-    return f"tcp://{f'[{host}]' if ':' in host else host}:{bound}"
+    return f"tcp://{f'[{host}]' if ':' in host else host}:{told or bound}"

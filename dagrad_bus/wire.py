@@ -15,9 +15,8 @@ off  field                  type        meaning
 32   header crc             u32         crc32c(F0[0:32] + F1)
 ===  =====================  ==========  ==============================================================================
 
-Which keys F1 has, with types, ranges and defaults, stands in ``_SCHEMA``, used in both directions: what :func:`pack`
-lets through, :func:`parse` takes. A key at its default is left out, an unknown one is ignored. The acknowledgement of a
-link (``_ACK``) is the body of ACK and may ride on HELLO_OK and on chunk 0 of DATA going the other way.
+Which keys F1 has, with types, ranges and defaults, stands in :mod:`dagrad_bus.schema`, used in both directions: what
+:func:`pack` lets through, :func:`parse` takes. Lists of records are cut into messages that fit by :func:`fit_records`.
 
 :func:`parse` checks in the order frames, sizes, magic, major, type, flags, header length and crc, msgpack, schema,
 semantics, payload crc, and raises nothing but :class:`~dagrad_bus.errors.RemoteError`, whatever the bytes.
@@ -27,22 +26,21 @@ Rates travel as float32 and come back rounded to it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from enum import IntEnum
-from operator import attrgetter
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import msgpack
 
 from dagrad_bus.checksum import crc32c
-from dagrad_bus.codec import MAX_RAW, Codec, Index, Value
 from dagrad_bus.errors import LimitExceeded, MalformedFrame, RemoteError, UsageError, VersionMismatch
 from dagrad_bus.ids import EdgeId
 from dagrad_bus.messages import (
     ALL_ACCEPTED,
+    BUCKETS,
     CHUNK,
     MAX_CHUNKS,
     MAX_FRAME,
+    MAX_RECORDS,
     Ack,
     AckInfo,
     Bye,
@@ -51,22 +49,35 @@ from dagrad_bus.messages import (
     DataHead,
     Error,
     ErrorCode,
+    Gossip,
     Heartbeat,
     Hello,
     HelloOk,
     Kind,
+    MemberState,
     Message,
     MessageType,
     Nack,
     NackCode,
     Ping,
+    PingReq,
+    PingRes,
     Pong,
+    PpDigest,
+    PpRecords,
+    Record,
+    StateRej,
+    StateRejection,
+    StateReq,
 )
+from dagrad_bus.schema import ACK, HEAD, MAX_NEIGHBOURS, MAX_RANGES, SCHEMA, TYPE_OF, fill, is_host, take, write_record
 
 __all__ = [
-    "ALL_ACCEPTED", "CHUNK", "HEARTBEAT_TOPIC", "MAGIC", "MAJOR", "MAX_CHUNKS", "MAX_FRAME", "MAX_HEADER", "Ack",
-    "AckInfo", "Bye", "ByeReason", "CorruptPayload", "Data", "DataHead", "Error", "ErrorCode", "Heartbeat", "Hello",
-    "HelloOk", "Kind", "Message", "MessageType", "Nack", "NackCode", "Ping", "Pong", "pack", "parse", "peek",
+    "ALL_ACCEPTED", "BUCKETS", "CHUNK", "GOSSIP_TOPIC", "HEARTBEAT_TOPIC", "MAGIC", "MAJOR", "MAX_CHUNKS", "MAX_FRAME",
+    "MAX_HEADER", "MAX_NEIGHBOURS", "MAX_RANGES", "MAX_RECORDS", "Ack", "AckInfo", "Bye", "ByeReason", "CorruptPayload",
+    "Data", "DataHead", "Error", "ErrorCode", "Gossip", "Heartbeat", "Hello", "HelloOk", "Kind", "MemberState",
+    "Message", "MessageType", "Nack", "NackCode", "Ping", "PingReq", "PingRes", "Pong", "PpDigest", "PpRecords",
+    "Record", "StateRej", "StateRejection", "StateReq", "fit_records", "is_host", "pack", "parse", "peek",
 ]  # fmt: skip
 
 Part = bytes | memoryview
@@ -74,13 +85,14 @@ Part = bytes | memoryview
 MAGIC = b"DB"
 MAJOR = 1
 HEARTBEAT_TOPIC = MAGIC + bytes((MAJOR, MessageType.HEARTBEAT))
+GOSSIP_TOPIC = MAGIC + bytes((MAJOR, MessageType.GOSSIP))
+"""What a SUB subscribes to, beside :data:`HEARTBEAT_TOPIC`."""
 MAX_HEADER = 4096
+_BESIDE_RECORDS = 160
+"""Bytes of F1 that a message with records needs for all else, at most: the spec, ``wanted``, keys and lengths."""
 
 _F0 = struct.Struct("<2sBBHHQQHHII")
 _FRONT = struct.Struct("<2sBBHHQQHHI")  # what the header crc covers, with F1
-_F32 = struct.Struct("<f")
-_F32_MAX = 3.4028234663852886e38
-_U8, _U16, _U32, _U64 = 0xFF, 0xFFFF, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 _EMPTY_MAP = b"\x80"
 
 
@@ -95,119 +107,7 @@ class CorruptPayload(MalformedFrame):
         self.seq = seq
 
 
-class _Key(NamedTuple):
-    """One key of F1. ``low`` and ``high`` bound a number, the length of bytes and str, the items of a tuple."""
-
-    key: str
-    name: str
-    type: type[Any]
-    low: float
-    high: float
-    default: Any = None
-    """None: the key is required."""
-
-
-_PEER = (
-    _Key("n", "node", bytes, 16, 16),
-    _Key("j", "job", bytes, 16, 16),
-    _Key("e", "epoch", int, 0, _U64),
-    _Key("i", "incarnation", int, 0, _U32),
-    _Key("lay", "layout", bytes, 8, 8),
-    _Key("ho", "host", str, 0, 64),
-    _Key("ip", "inbox_port", int, 0, _U16),
-    _Key("bp", "beat_port", int, 0, _U16),
-    _Key("nm", "name", str, 0, 32),
-    _Key("mf", "max_frame", int, 1, MAX_FRAME),
-    _Key("v", "minor", tuple, 0, _U8, (0, 0)),
-    _Key("cap", "capabilities", int, 0, _U64, 0),
-    _Key("pk", "public_key", bytes, 0, 32, b""),
-)
-_ACK = (
-    _Key("a", "resolved", int, 0, _U64),
-    _Key("h", "history", int, 0, _U64, ALL_ACCEPTED),
-    _Key("c", "credit", int, 0, _U64),
-    _Key("q", "queued", int, 0, _U16, 0),
-    _Key("l", "latency_ms", int, 0, _U32, 0),
-    _Key("d", "held_ms", int, 0, _U32, 0),
-)
-_HEAD = (
-    _Key("k", "kind", Kind, 1, 3),
-    _Key("lay", "layout", bytes, 8, 8),
-    _Key("bs", "block", int, 1, 256),
-    _Key("nb", "count", int, 1, _U32),
-    _Key("ic", "index", Index, 0, 3),
-    _Key("vt", "value", Value, 0, 4),
-    _Key("co", "codec", Codec, 0, 4),  # "c" is the credit that may ride along
-    _Key("r", "raw_size", int, 1, MAX_RAW),
-    _Key("z", "size", int, 1, MAX_FRAME),
-    _Key("sp", "step", int, 0, _U64),
-    _Key("rt", "rate", float, 0, _F32_MAX),
-    _Key("qa", "queued_ms", int, 0, _U32, 0),
-    _Key("rf", "refreshed", int, 0, _U32, 0),
-    _Key("dy", "dirty", int, 0, _U32, 0),
-    _Key("rq", "request", int, 0, _U32, 0),
-    _Key("fl", "last", bool, 0, 1, False),
-)
-
-
-class _Schema(NamedTuple):
-    """A dataclass, its keys, and how to read their values off an instance in one go."""
-
-    make: Callable[..., Any]
-    keys: tuple[_Key, ...]
-    read: Callable[[Any], tuple[Any, ...]]
-
-
-def _schema(make: Callable[..., Any], *keys: _Key) -> _Schema:
-    return _Schema(make, keys, attrgetter(*(key.name for key in keys)))  # all have two keys or more: a tuple
-
-
-_ACK_SCHEMA = _schema(AckInfo, *_ACK)
-_HEAD_SCHEMA = _schema(DataHead, *_HEAD)
-_BACKOFF = _Key("b", "backoff_ms", int, 0, _U32, 0)
-_SCHEMA: dict[MessageType, _Schema] = {
-    MessageType.HELLO: _schema(
-        Hello, *_PEER, _Key("ln", "wanted", bool, 0, 1, False), _Key("sq", "used", int, 0, _U64, 0)
-    ),
-    MessageType.HELLO_OK: _schema(HelloOk, *_PEER, _Key("mv", "chosen", int, 0, _U8, 0), _BACKOFF),
-    MessageType.ERROR: _schema(
-        Error,
-        _Key("c", "code", int, 0, _U16),
-        _Key("m", "text", str, 0, 200, ""),
-        _Key("ft", "fatal", bool, 0, 1, False),
-        _BACKOFF,
-        _Key("e", "epoch", int, 0, _U64, 0),
-    ),
-    MessageType.BYE: _schema(Bye, _Key("why", "reason", int, 0, _U8), _BACKOFF),
-    MessageType.NACK: _schema(Nack, _Key("q", "refused", int, 0, _U64), _Key("c", "code", int, 0, _U8)),
-    MessageType.PING: _schema(Ping, _Key("t", "nonce", int, 0, _U64), _Key("sq", "used", int, 0, _U64, 0)),
-    MessageType.PONG: _schema(
-        Pong,
-        _Key("t", "nonce", int, 0, _U64),
-        _Key("e", "epoch", int, 0, _U64),
-        _Key("i", "incarnation", int, 0, _U32),
-        _Key("lg", "lag_ms", int, 0, _U32, 0),
-        _Key("lh", "health", int, 0, _U8, 0),
-    ),
-    MessageType.HEARTBEAT: _schema(
-        Heartbeat,
-        _Key("n", "node", bytes, 16, 16),
-        _Key("e", "epoch", int, 0, _U64),
-        _Key("i", "incarnation", int, 0, _U32),
-        _Key("s", "state", int, 0, _U8),
-        _Key("sp", "step", int, 0, _U64),
-        _Key("rt", "rate", float, 0, _F32_MAX),
-        _Key("pg", "progress_ms", int, 0, _U32, 0),
-        _Key("lg", "lag_ms", int, 0, _U32, 0),
-        _Key("lh", "health", int, 0, _U8, 0),
-        _Key("nm", "members", int, 0, _U32, 0),
-    ),
-}
-"""F1 of all messages but DATA and ACK, which consist of ``_HEAD`` and ``_ACK``."""
-_TYPE_OF: dict[object, MessageType] = {schema.make: code for code, schema in _SCHEMA.items()}
 _TYPES: dict[int, MessageType] = {int(code): code for code in MessageType}
-_ENUMS: dict[type[Any], dict[int, IntEnum]] = {kind: {int(m): m for m in kind} for kind in (Kind, Index, Value, Codec)}
-_ABSENT: Any = object()
 
 
 def pack(message: Message) -> list[Part]:
@@ -219,11 +119,11 @@ def pack(message: Message) -> list[Part]:
     if isinstance(message, Data):
         return _pack_data(message)
     if isinstance(message, Ack):
-        return _frame(MessageType.ACK, message.edge, message.seq, _fill({}, _ACK_SCHEMA, message.info))
-    code = _TYPE_OF[message.__class__]
-    header = _fill({}, _SCHEMA[code], message)
+        return _frame(MessageType.ACK, message.edge, message.seq, fill({}, ACK, message.info))
+    code = TYPE_OF[message.__class__]
+    header = fill({}, SCHEMA[code], message)
     if isinstance(message, HelloOk) and message.ack is not None:
-        _fill(header, _ACK_SCHEMA, message.ack)
+        fill(header, ACK, message.ack)
     return _frame(code, message.edge, message.seq, header)
 
 
@@ -245,10 +145,26 @@ def parse(parts: Sequence[Part]) -> Message:
     if payload is not None or (chunk_ix, chunk_n, crc) != (0, 1, 0):
         raise MalformedFrame(f"{code.name} has neither payload nor chunks")
     if code is MessageType.ACK:
-        return Ack(edge, seq, cast(AckInfo, _take(header, _ACK_SCHEMA)))
-    schema = _SCHEMA[code]
-    ack = {"ack": _take(header, _ACK_SCHEMA)} if code is MessageType.HELLO_OK and "a" in header else {}
-    return cast(Message, _take(header, schema, edge=edge, seq=seq, **ack))
+        return Ack(edge, seq, cast(AckInfo, take(header, ACK)))
+    schema = SCHEMA[code]
+    ack = {"ack": take(header, ACK)} if code is MessageType.HELLO_OK and "a" in header else {}
+    return cast(Message, take(header, schema, edge=edge, seq=seq, **ack))
+
+
+def fit_records(records: Iterable[Record]) -> list[tuple[Record, ...]]:
+    """Cut ``records`` into pieces that GOSSIP and PP_RECORDS can carry, spec included; their order stays."""
+    pieces: list[tuple[Record, ...]] = []
+    piece: list[Record] = []
+    room = 0
+    for record in records:
+        size = len(cast(bytes, msgpack.packb(write_record(record))))
+        if not piece or len(piece) == MAX_RECORDS or size > room:
+            if piece:
+                pieces.append(tuple(piece))
+            piece, room = [], MAX_HEADER - _BESIDE_RECORDS
+        piece.append(record)
+        room -= size
+    return [*pieces, tuple(piece)] if piece else pieces
 
 
 def peek(first: Part) -> MessageType | None:
@@ -258,47 +174,12 @@ def peek(first: Part) -> MessageType | None:
     return _TYPES.get(first[3])
 
 
-def _fits(kind: type[Any], low: float, high: float, value: Any) -> bool:
-    if value.__class__ is not kind:  # so True is no int, and 1 no float
-        return False
-    if kind is bytes or kind is str:
-        return low <= len(value) <= high
-    if kind is tuple:
-        return len(value) == 2 and all(item.__class__ is int and low <= item <= high for item in value)
-    return bool(low <= value <= high)  # nan is in no range
-
-
-def _fill(header: dict[str, Any], schema: _Schema, message: object) -> dict[str, Any]:
-    """Add the keys of ``message`` to ``header``, except those at their default."""
-    for (key, name, kind, low, high, default), given in zip(schema.keys, schema.read(message), strict=True):
-        if given == default:
-            continue
-        value = kind(given) if kind is float or (kind is int and isinstance(given, IntEnum)) else given
-        if not _fits(kind, low, high, value):
-            raise UsageError(f"{schema.make.__name__}.{name} is {given!r}: needs {kind.__name__} in {low}..{high}")
-        header[key] = value
-    return header
-
-
-def _take(header: Mapping[str, Any], schema: _Schema, **fields: Any) -> Any:
-    """Make the dataclass of ``schema`` from the keys in ``header`` and from ``fields``, both checked."""
-    for key, name, kind, low, high, default in schema.keys:
-        value = header.get(key, _ABSENT)
-        if value is _ABSENT and default is not None:
-            fields[name] = default
-            continue
-        if kind in _ENUMS:
-            value = _ENUMS[kind].get(value) if value.__class__ is int else None
-        if not _fits(kind, low, high, value):
-            raise MalformedFrame(f"{schema.make.__name__}: {key} missing, or no {kind.__name__} in {low}..{high}")
-        fields[name] = _F32.unpack(_F32.pack(value))[0] if kind is float else value
-    return schema.make(**fields)
-
-
 def _frame(
     code: MessageType, edge: int, seq: int, header: dict[str, Any], chunk_ix: int = 0, chunk_n: int = 1, crc: int = 0
 ) -> list[Part]:
     body = cast(bytes, msgpack.packb(header, use_single_float=True)) if header else _EMPTY_MAP
+    if len(body) > MAX_HEADER:
+        raise UsageError(f"a header of {len(body)} bytes: at most {MAX_HEADER} (see fit_records)")
     try:
         front = _FRONT.pack(MAGIC, MAJOR, code, 0, len(body), edge, seq, chunk_ix, chunk_n, crc)
     except struct.error as error:
@@ -309,9 +190,9 @@ def _frame(
 def _pack_data(data: Data) -> list[Part]:
     if flaw := data.flaw():
         raise UsageError(flaw)
-    header: dict[str, Any] = {} if data.head is None else _fill({}, _HEAD_SCHEMA, data.head)
+    header: dict[str, Any] = {} if data.head is None else fill({}, HEAD, data.head)
     if data.ack is not None:
-        _fill(header, _ACK_SCHEMA, data.ack)
+        fill(header, ACK, data.ack)
     crc = crc32c(data.payload) if data.crc is None else data.crc
     return [*_frame(MessageType.DATA, data.edge, data.seq, header, data.chunk_ix, data.chunk_n, crc), data.payload]
 
@@ -340,8 +221,8 @@ def _parse_preamble(first: Part, body: Part, payload: Part | None) -> tuple[Mess
 def _parse_data(header: Mapping[str, Any], chunk: Data) -> Data:
     edge, seq, chunk_ix, chunk_n, payload = chunk.edge, chunk.seq, chunk.chunk_ix, chunk.chunk_n, chunk.payload
     if chunk_ix == 0:
-        head = _take(header, _HEAD_SCHEMA)
-        ack = _take(header, _ACK_SCHEMA) if "a" in header else None
+        head = take(header, HEAD)
+        ack = take(header, ACK) if "a" in header else None
         chunk = Data(edge, seq, chunk_ix, chunk_n, head, payload, ack, chunk.crc)
     if flaw := chunk.flaw():
         raise MalformedFrame(flaw)

@@ -19,6 +19,7 @@ try:
 except ImportError:  # not on every system
     uvloop = None  # type: ignore[assignment]  # absent
 
+pytest_plugins = ["dagrad_bus.faults.rows"]
 FACTOR = float(os.environ.get("DAGRAD_TEST_TIMEOUT_FACTOR", "1"))
 """Slow machines stretch every deadline of the tests by this factor."""
 GRACE = 2.0

@@ -29,6 +29,9 @@ OUT_OF_BOUNDS = [
     (ExchangeSettings, "block", -1),
     (ExchangeSettings, "interval", 0),
     (ExchangeSettings, "fanout", -1),
+    (ExchangeSettings, "choice", "best"),
+    (ExchangeSettings, "explore", -1),
+    (ExchangeSettings, "explore", 3),
     (ExchangeSettings, "w0", 0.0),
     (ExchangeSettings, "w0", 1.0),
     (ExchangeSettings, "tau", -1.0),
@@ -91,6 +94,7 @@ def test_an_empty_environment_is_a_worker_that_is_alone() -> None:
 def test_every_exchange_setting_can_be_given(tmp_path: Path) -> None:
     default = ExchangeSettings()
     other = {"rule": "local", "wire": "f16", "block": 8, "interval": 3, "fanout": 2, "seed": 5, "age_power": 2.0}
+    other |= {"choice": "complementary", "explore": 1}
     given: dict[str, Any] = {f.name: other.get(f.name, getattr(default, f.name)) for f in fields(default)}
     environ = {f"DAGRAD_{name.upper()}": str(value) for name, value in given.items()}
     assert from_environment(environ).exchange == ExchangeSettings(**given)

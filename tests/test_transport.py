@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ class Ears:
         self.beats: list[tuple[NodeId, list[bytes]]] = []
         self.connections: list[bool] = []
         self.rooms = 0
+        self.refusals = 0
         self.errors: list[Exception] = []
         self.on_room: Callable[[], None] | None = None
         self.bug: Exception | None = None
@@ -41,6 +43,9 @@ class Ears:
 
     def connection(self, peer: NodeId, *, up: bool) -> None:
         self.connections.append(up)
+
+    def refused(self, peer: NodeId) -> None:
+        self.refusals += 1
 
     def writable(self, peer: NodeId) -> None:
         self.rooms += 1
@@ -128,7 +133,7 @@ async def test_a_refused_send_is_told_when_there_is_room_and_nothing_is_lost(
     pair, left = Pair(stack), list(range(300))
 
     def push() -> None:
-        while left and pair.a.send(B, [left[0].to_bytes(2, "big"), bytes(size)]):
+        while left and pair.a.send_parts(B, [left[0].to_bytes(2, "big"), bytes(size)]):
             left.pop(0)
 
     with stack:
@@ -148,15 +153,15 @@ async def test_nothing_is_taken_for_a_peer_that_is_not_there(until: Until, stack
     pair, late, ears = Pair(stack), NodeId(b"l" * 16), Ears()
     with stack:
         pair.start()
-        assert not pair.a.send(late, [b"x"])
+        assert not pair.a.send_parts(late, [b"x"])
         with open_transport(late, TransportSettings()) as gone:
             inbox, beat = gone.inbox, gone.beat
         pair.a.connect(late, inbox, beat)
-        assert not pair.a.send(late, [b"before the handshake"])
+        assert not pair.a.send_parts(late, [b"before the handshake"])
         port = int(inbox.rpartition(":")[2])
         stack.enter_context(open_transport(late, TransportSettings(inbox_port=port))).start(ears, ears.errors.append)
         await until(lambda: pair.ears_a.rooms)  # the refused one is told of the connection
-        assert pair.a.send(late, [b"after"])
+        assert pair.a.send_parts(late, [b"after"])
         await until(lambda: ears.got)
         assert [parts for _, parts in ears.got] == [[b"after"]]
 
@@ -176,7 +181,7 @@ async def test_an_idle_socket_costs_the_loop_nothing(
     with stack:
         pair.start()
         await until(lambda: pair.is_up)
-        assert pair.a.send(B, [b"x"])
+        assert pair.a.send_parts(B, [b"x"])
         await until(lambda: pair.ears_b.got)
         before = looks[0]
         for _ in range(300):
@@ -193,7 +198,7 @@ async def test_what_a_handler_raises_is_reported(until: Until, stack: ExitStack,
         pair.start()
         ears.bug = bug
         await until(lambda: pair.is_up)
-        while pair.a.send(B, [bytes(1 << 18)]) and place == "writable":
+        while pair.a.send_parts(B, [bytes(1 << 18)]) and place == "writable":
             pass  # until one is refused
         await until(lambda: ears.errors == [bug])
 
@@ -205,8 +210,8 @@ async def test_heartbeats_reach_who_is_connected(until: Until, stack: ExitStack)
         pair.start()
 
         def heard() -> bool:
-            pair.b.broadcast([b"DB\1\x60", b"n"])  # a new subscriber misses some
-            pair.b.broadcast([b"DB\1\x10", b"not subscribed"])
+            pair.b.broadcast_parts([b"DB\1\x60", b"n"])  # a new subscriber misses some
+            pair.b.broadcast_parts([b"DB\1\x10", b"not subscribed"])
             return bool(pair.ears_a.beats)
 
         await until(heard)
@@ -220,12 +225,12 @@ async def test_the_routing_id_names_the_node_and_is_new_for_each_socket(until: U
         pair.start()
         for _ in range(2):
             await until(lambda: pair.is_up)
-            pair.a.send(B, [b"x"])
+            pair.a.send_parts(B, [b"x"])
             pair.ears_a.connections.clear()
             await until(lambda: pair.ears_b.got)
             pair.a.connect(B, pair.b.inbox, pair.b.beat)
             await until(lambda: pair.is_up)
-            pair.a.send(B, [b"x"])
+            pair.a.send_parts(B, [b"x"])
             await until(lambda: len(pair.ears_b.got) >= 2)
         routings = {routing for routing, _ in pair.ears_b.got}
         assert len(routings) >= 2
@@ -253,7 +258,7 @@ async def test_a_restarted_peer_is_connected_again(until: Until, stack: ExitStac
         await until(lambda: found or found.extend(filter(None, [again()])))  # type: ignore[func-returns-value]  # None: again
         found[0].start(ears, ears.errors.append)
         await until(lambda: pair.ears_a.connections == [True, False, True])
-        assert pair.a.send(B, [b"x"])
+        assert pair.a.send_parts(B, [b"x"])
         await until(lambda: ears.got)
 
 
@@ -301,7 +306,7 @@ async def test_a_message_over_the_limit_ends_its_connection_and_nothing_else(
         await until(lambda: pair.is_up)
         sock = raw(pair.b.inbox)
         sock.send_multipart([b"x", bytes(MAX_MESSAGE + 1)], zmq.NOBLOCK)
-        assert pair.a.send(B, [b"y"])
+        assert pair.a.send_parts(B, [b"y"])
         await until(lambda: pair.ears_b.got)
         assert [parts for _, parts in pair.ears_b.got] == [[b"y"]]
         assert not pair.ears_b.errors
@@ -313,7 +318,7 @@ async def test_closing_does_not_wait_for_what_is_unsent(until: Until, stack: Exi
     with stack:
         pair.start()
         await until(lambda: pair.is_up)
-        while pair.a.send(B, [bytes(1 << 18)]):
+        while pair.a.send_parts(B, [bytes(1 << 18)]):
             pass
         started = time.monotonic()
     assert time.monotonic() - started < 1.0
@@ -326,7 +331,7 @@ async def test_connections_can_be_replaced_at_any_moment(until: Until, stack: Ex
         pair.start()
         for number in range(40):
             pair.a.connect(B, pair.b.inbox, pair.b.beat)
-            pair.a.send(B, [b"x"])
+            pair.a.send_parts(B, [b"x"])
             for _ in range(number % 5):
                 await asyncio.sleep(0)
         pair.ears_a.connections.clear()
@@ -337,3 +342,53 @@ async def test_connections_can_be_replaced_at_any_moment(until: Until, stack: Ex
         pair.a.disconnect(B)
         assert pair.a.address_of(B) is None
         assert not pair.ears_a.errors
+
+
+@pytest.mark.asyncio
+async def test_a_refused_connection_is_told(until: Until, stack: ExitStack) -> None:
+    pair = Pair(stack)
+    with stack:
+        pair.start()
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
+            nobody = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+            pair.a.connect(NodeId(b"n" * 16), nobody, None)
+            await until(lambda: pair.ears_a.refusals >= 2)
+
+
+@pytest.mark.asyncio
+async def test_a_peer_is_heard_from_the_moment_it_is_listened_to(until: Until, stack: ExitStack) -> None:
+    pair = Pair(stack)
+    with stack:
+        pair.start()
+        pair.a.connect(B, pair.b.inbox, None)
+        await until(lambda: pair.is_up)
+        pair.b.broadcast_parts([b"DB\x01\x60", b"unheard"])
+        pair.a.listen(B, pair.b.beat)
+
+        def beaten() -> bool:
+            pair.b.broadcast_parts([b"DB\x01\x61", b"news"])
+            pair.b.broadcast_parts([b"DB\x01\x10", b"no topic of ours"])
+            return len(pair.ears_a.beats) > 3
+
+        await until(beaten)
+        assert {parts[1] for _, parts in pair.ears_a.beats} == {b"news"}
+        pair.a.listen(B, None)
+        before = len(pair.ears_a.beats)
+        pair.b.broadcast_parts([b"DB\x01\x61", b"too late"])
+        await asyncio.sleep(0.05)
+        assert len(pair.ears_a.beats) == before
+
+
+@pytest.mark.asyncio
+async def test_what_has_arrived_is_heard_at_once(until: Until, stack: ExitStack) -> None:
+    pair = Pair(stack)
+    with stack:
+        pair.start()
+        await until(lambda: pair.is_up)
+        assert pair.a.send_parts(B, [b"x"])
+        deadline = time.monotonic() + 5
+        while not pair.ears_b.got and time.monotonic() < deadline:
+            time.sleep(0.01)  # noqa: ASYNC251  # the loop does not run meanwhile
+            pair.b.hear_now()
+        assert pair.ears_b.got

@@ -7,17 +7,22 @@ import math
 import runpy
 import struct
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import msgpack
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dagrad_bus import wire
 from dagrad_bus.checksum import crc32c
 from dagrad_bus.codec import Codec, Index, Value
 from dagrad_bus.errors import LimitExceeded, MalformedFrame, UsageError, VersionMismatch
 from dagrad_bus.ids import EdgeId, NodeId, Step
+from dagrad_bus.schema import write_record
+from dagrad_bus.topology.live import TopologySpec
 from dagrad_bus.wire import (
     CHUNK,
     Ack,
@@ -26,11 +31,16 @@ from dagrad_bus.wire import (
     CorruptPayload,
     Data,
     DataHead,
+    Gossip,
     Heartbeat,
     Kind,
+    MemberState,
     Message,
     MessageType,
     Ping,
+    PpRecords,
+    Record,
+    fit_records,
     pack,
     parse,
     peek,
@@ -42,6 +52,7 @@ MESSAGES: dict[str, Message] = MADE["messages"]()
 VECTORS: dict[str, dict[str, Any]] = json.loads((FOLDER / "wire-v1.json").read_text())
 HEAD = DataHead(Kind.STATE, b"layout-8", 2, 3, Index.GAPS8, Value.BF16, Codec.RAW, 15, 15, Step(1000), 12.5)
 DATA = Data(EdgeId(7), 1, 0, 1, HEAD, bytes(15))
+SHORT = Record(NodeId(bytes(16)), 1, 0, MemberState.SUSPECT, bytes(8))
 
 WRONG: tuple[object, ...] = (None, -1, 1 << 63, 2.5, math.nan, "x" * 201, b"x" * 33, [], {}, [1, 2, 3])
 
@@ -88,6 +99,7 @@ def test_every_type_has_a_vector_and_a_name_that_peek_finds() -> None:
     assert peek(b"") is None and peek(b"DB\x01\x7f" + bytes(32)) is None and peek(b"DB\x02\x10" + bytes(32)) is None
     beat = Heartbeat(NodeId(bytes(16)), 1, 0, 1, Step(2), 3.0)
     assert bytes(pack(beat)[0][:4]) == wire.HEARTBEAT_TOPIC == b"DB\x01\x60"
+    assert bytes(pack(Gossip())[0][:4]) == wire.GOSSIP_TOPIC == b"DB\x01\x61"
 
 
 @pytest.mark.parametrize("name", MESSAGES)
@@ -255,3 +267,34 @@ def test_codes_may_be_given_by_name() -> None:
     bye = parse(pack(Bye(wire.ByeReason.REWIRED, edge=EdgeId(3))))
     assert isinstance(bye, Bye) and bye.reason is not wire.ByeReason.REWIRED
     assert bye.reason == wire.ByeReason.REWIRED
+
+
+def large_record(number: int) -> Record:
+    """Return the largest record there is."""
+    node = NodeId(number.to_bytes(16, "big"))
+    long = {"host": "h" * 64, "name": "\N{WATCH}" * 32, "public_key": bytes(32), "sketch": bytes(8)}
+    big = (1 << 64) - 1
+    return Record(node, big, (1 << 32) - 1, MemberState.DEAD, bytes(8), inbox_port=65535, beat_port=65535, sketch_step=big, **long)  # type: ignore[arg-type]  # fmt: skip
+
+
+@settings(max_examples=50)
+@given(st.lists(st.booleans(), max_size=80))
+def test_a_list_of_records_is_cut_into_messages_that_fit(large: list[bool]) -> None:
+    records = [large_record(i) if big else replace(SHORT, epoch=i + 1) for i, big in enumerate(large)]
+    spec = TopologySpec((1 << 64) - 1, NodeId(b"n" * 16), "static", 254, (1 << 64) - 1, (1 << 64) - 1, b"graph--8")
+    pieces = fit_records(records)
+    assert [record for piece in pieces for record in piece] == records
+    for piece in pieces:
+        assert 1 <= len(piece) <= wire.MAX_RECORDS
+        for message in (Gossip(piece, spec), PpRecords(piece, (1 << 64) - 1, spec)):
+            assert parse(pack(message)) == message
+    for piece, after in pairwise(pieces):  # no message is sent half empty
+        assert len(piece) == wire.MAX_RECORDS or len(pack(Gossip((*piece, after[0]), None))[1]) > 4096 - 160
+
+
+def test_a_header_over_the_limit_is_never_packed() -> None:
+    records = tuple(large_record(i) for i in range(wire.MAX_RECORDS))
+    with pytest.raises(UsageError, match="fit_records"):
+        pack(Gossip(records))
+    with pytest.raises(LimitExceeded):
+        parse(forge(0x61, {"rc": [list(write_record(record)) for record in records]}, edge=0))

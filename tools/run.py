@@ -34,6 +34,8 @@ _EXCHANGE = (
     ("block", "N", "Elements a block, a power of two; 0 chooses by model size.  [0]"),
     ("interval", "STEPS", "Local steps between two exchanges.  [1]"),
     ("fanout", "N", "Neighbours that get each frame; 0 means all.  [0]"),
+    ("choice", "random|complementary|similar", "How they are drawn: by chance, or by how peers move.  [random]"),
+    ("explore", "N", "Members beyond the neighbours to hold a link with, 0 to 2.  [0]"),
     ("w0", "WEIGHT", "Weight of one fresh version against the own value, (0, 1).  [0.65]"),
     ("tau", "STEPS", "Age up to which a version counts fully; 0 tunes it.  [0]"),
     ("age-power", "P", "Beyond tau the weight falls as (tau / age)^P; 0 is off.  [1]"),
@@ -42,6 +44,7 @@ _EXCHANGE = (
     ("dirty", "SHARE", "At most this share of each frame repeats what a link missed.  [0.5]"),
     ("wire", "f32|f16|bf16|int8", "Value type on the wire.  [bf16]"),
     ("degree", "N", "Neighbours of each worker in the graph, even.  [4]"),
+    ("topology", "KIND", "Graph to start with: hash-rings, ring or complete.  [hash-rings]"),
     ("seed", "N", "Seed of the exchange's random choices.  [0]"),
     ("codec", "auto|raw|zlib|blosc2", "Compression of frames.  [auto]"),
     ("loop", "uvloop|asyncio", "Event loop of the bus.  [uvloop]"),
@@ -154,6 +157,7 @@ def _make_folder(
 def _describe(settings: Settings) -> dict[str, object]:
     return {
         "degree": settings.degree,
+        "topology": settings.topology,
         "exchange": asdict(settings.exchange),
         "link": asdict(settings.link),
         "beat": asdict(settings.beat),

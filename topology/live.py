@@ -23,7 +23,7 @@ One member that leaves or joins touches one place in each ring, and rarely a rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -33,10 +33,12 @@ from typing import Literal, get_args
 
 from dagrad_bus.errors import UsageError
 from dagrad_bus.ids import NodeId
+from dagrad_bus.topology.repair import Edge, sorted_edge
+from dagrad_bus.topology.static import DIGEST_BYTES, StaticGraph
 
-GraphKind = Literal["hash-rings", "ring", "complete"]
-Edge = tuple[NodeId, NodeId]
-"""Two members, the smaller id first."""
+GraphKind = Literal["hash-rings", "ring", "complete", "static"]
+Adjacency = Mapping[NodeId, tuple[NodeId, ...]]
+"""The neighbours of every member, sorted by id."""
 MAX_DEGREE = 254
 NOBODY = NodeId(bytes(16))
 """Author of the spec that a run starts with."""
@@ -62,6 +64,8 @@ class TopologySpec:
     """u64."""
     epoch: int = 0
     """u64; another epoch is another graph of the same kind."""
+    graph: bytes = b""
+    """``static``: digest of the graph document, 8 bytes; empty otherwise."""
 
     def __post_init__(self) -> None:
         """Check every bound."""
@@ -72,51 +76,100 @@ class TopologySpec:
         for name in ("version", "seed", "epoch"):
             if not 0 <= getattr(self, name) < _U64:
                 raise UsageError(f"{name} is {getattr(self, name)}: needs 0 to 2**64 - 1")
+        if len(self.graph) != (DIGEST_BYTES if self.kind == "static" else 0):
+            raise UsageError(f"graph is {len(self.graph)} bytes: static needs {DIGEST_BYTES}, every other kind none")
 
     def supersedes(self, other: TopologySpec) -> bool:
         """Whether this one replaces ``other``; equal ones do not."""
         return (self.version, self.author) > (other.version, other.author)
 
 
-def neighbours(self_id: NodeId, view: Iterable[NodeId], spec: TopologySpec) -> tuple[NodeId, ...]:
+def neighbours(
+    self_id: NodeId, view: Iterable[NodeId], spec: TopologySpec, graph: StaticGraph | None = None
+) -> tuple[NodeId, ...]:
     """Return whom ``self_id`` exchanges with, sorted by id.
 
     Args:
         self_id: us; counts as a member whether ``view`` names it or not.
         view: the members believed there, in any order.
         spec: the graph's kind and numbers.
+        graph: what ``spec.graph`` names; only ``static`` looks at it.
 
     Returns:
         For equal views symmetric: j is a neighbour of i exactly if i is one of j.
+
+    Raises:
+        UsageError: ``static`` without the graph that it names.
     """
-    return _adjacency(_canonical([self_id, *view]), spec)[self_id]
+    return _adjacency(_canonical([self_id, *view]), spec, graph)[self_id]
 
 
-def edges(view: Iterable[NodeId], spec: TopologySpec) -> frozenset[Edge]:
+def edges(view: Iterable[NodeId], spec: TopologySpec, graph: StaticGraph | None = None) -> frozenset[Edge]:
     """Return every edge of the graph, the smaller id of each first. O(degree * N log N)."""
-    return _edges(_canonical(view), spec)
+    return _edges(_canonical(view), spec, graph)
 
 
-def adjacency(view: Iterable[NodeId], spec: TopologySpec) -> Mapping[NodeId, tuple[NodeId, ...]]:
+def adjacency(view: Iterable[NodeId], spec: TopologySpec, graph: StaticGraph | None = None) -> Adjacency:
     """Return the neighbours of every member, read-only."""
-    return _adjacency(_canonical(view), spec)
+    return _adjacency(_canonical(view), spec, graph)
+
+
+def member_key(node: NodeId) -> int:
+    """Return a member's part in the key of :func:`shared_adjacency`, u64: BLAKE2b-64 of its id."""
+    return int.from_bytes(blake2b(node, digest_size=8, person=b"dagrad-member-1").digest(), "little")
+
+
+_SHARED = 64
+_shared: dict[tuple[int, TopologySpec], Adjacency] = {}  # in the order of last use; pure, so a cache is safe
+
+
+def shared_adjacency(
+    key: int, members: Callable[[], tuple[NodeId, ...]], spec: TopologySpec, graph: StaticGraph | None = None
+) -> Adjacency:
+    """Return :func:`adjacency` of ``members()``, remembered for the last 64 pairs of key and spec.
+
+    A hit costs the same for any number of members, which simulated workers with equal views share.
+
+    Args:
+        key: XOR of :func:`member_key` of every member; the caller keeps it up to date as members come and go.
+        members: called only where nothing is remembered.
+        spec: the graph's kind and numbers.
+        graph: what ``spec.graph`` names.
+
+    Raises:
+        UsageError: ``static`` without the graph that it names.
+    """
+    found = _shared.pop((key, spec), None)
+    if found is None:
+        found = _compute(_canonical(members()), spec, graph)
+    _shared[key, spec] = found
+    for oldest in list(_shared)[:-_SHARED]:
+        _shared.pop(oldest, None)  # each step is atomic: another thread may do the same
+    return found
 
 
 def _canonical(view: Iterable[NodeId]) -> tuple[NodeId, ...]:
     return tuple(sorted(set(view)))
 
 
-# Pure, so remembering is safe; simulated members of one process share what they compute.
 @lru_cache(maxsize=16)
-def _adjacency(members: tuple[NodeId, ...], spec: TopologySpec) -> Mapping[NodeId, tuple[NodeId, ...]]:
+def _adjacency(members: tuple[NodeId, ...], spec: TopologySpec, graph: StaticGraph | None) -> Adjacency:
+    return _compute(members, spec, graph)
+
+
+def _compute(members: tuple[NodeId, ...], spec: TopologySpec, graph: StaticGraph | None) -> Adjacency:
     near: dict[NodeId, list[NodeId]] = {member: [] for member in members}
-    for a, b in _edges(members, spec):
+    for a, b in _edges(members, spec, graph):
         near[a].append(b)
         near[b].append(a)
     return MappingProxyType({member: tuple(sorted(others)) for member, others in near.items()})
 
 
-def _edges(members: tuple[NodeId, ...], spec: TopologySpec) -> frozenset[Edge]:
+def _edges(members: tuple[NodeId, ...], spec: TopologySpec, graph: StaticGraph | None) -> frozenset[Edge]:
+    if spec.kind == "static":
+        if graph is None or graph.digest != spec.graph:
+            raise UsageError(f"the spec needs graph {spec.graph.hex()}, not {graph.digest.hex() if graph else 'none'}")
+        return graph.for_view(members)
     degree = 2 if spec.kind == "ring" else spec.degree
     if spec.kind == "complete" or len(members) <= degree + 1:
         return frozenset(combinations(members, 2))
@@ -139,17 +192,13 @@ def _ring_order(members: tuple[NodeId, ...], ring: int, spec: TopologySpec) -> l
     return sorted(members, key=place)
 
 
-def _edge(a: NodeId, b: NodeId) -> Edge:
-    return (a, b) if a < b else (b, a)
-
-
 def _cycle_edges(order: list[NodeId]) -> set[Edge]:
-    return {_edge(a, b) for a, b in zip(order, order[1:] + order[:1], strict=True)}
+    return {sorted_edge(a, b) for a, b in zip(order, order[1:] + order[:1], strict=True)}
 
 
 def _circulant_edges(order: list[NodeId], reach: int) -> frozenset[Edge]:
     size = len(order)
-    return frozenset(_edge(order[i], order[(i + k) % size]) for i in range(size) for k in range(1, reach + 1))
+    return frozenset(sorted_edge(order[i], order[(i + k) % size]) for i in range(size) for k in range(1, reach + 1))
 
 
 def _repair(order: list[NodeId], used: set[Edge]) -> bool:
@@ -161,7 +210,7 @@ def _repair(order: list[NodeId], used: set[Edge]) -> bool:
     while turned:  # a turn across the first place may move a shared edge to places walked already
         turned = False
         for i in range(len(order)):
-            if _edge(order[i], order[(i + 1) % len(order)]) in used:
+            if sorted_edge(order[i], order[(i + 1) % len(order)]) in used:
                 if not _turn_away(order, i, used):
                     return False
                 turned = True
@@ -174,7 +223,7 @@ def _turn_away(order: list[NodeId], i: int, used: set[Edge]) -> bool:
     here, after = order[i], order[(i + 1) % size]
     for k in range(2, size - 1):
         last, beyond = order[(i + k) % size], order[(i + k + 1) % size]
-        if _edge(here, last) not in used and _edge(after, beyond) not in used:
+        if sorted_edge(here, last) not in used and sorted_edge(after, beyond) not in used:
             _turn_round(order, i + 1, k)
             return True
     return False

@@ -1,7 +1,8 @@
 """``attach(model, optimizer)``: one line in a training loop.
 
 The optimizer's post-hook is one step boundary: mix what arrived, publish what changed, return. Nothing here waits for
-the network and no network trouble raises; only programmer errors do, and a peer group that trains another model.
+the network and no network trouble raises; only programmer errors do, and a peer group that trains another model. One
+exception: a worker far behind its neighbours waits while it copies their state.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dagrad_bus.attach.port import Port, Silent
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.attach.rules import KINDS, Rule, make_rule, restore
 from dagrad_bus.attach.sampling import Sampler
+from dagrad_bus.attach.transfer import Transfer
 from dagrad_bus.errors import BusClosed, UsageError
 from dagrad_bus.settings import Settings, from_environment
 
@@ -52,6 +54,8 @@ class _Parts:
         kinds = KINDS[chosen.rule]
         self.exchange = Exchange(replica.layout, chosen, port, kinds, clock, settings.link.max_frame)
         self.rule: Rule = make_rule(chosen.rule, replica, self.exchange)
+        largest = settings.link.max_frame
+        self.transfer = Transfer(replica, self.rule, self.exchange, port, clock, largest) if kinds else None
         self.sampler = Sampler(replica.layout)
 
 
@@ -87,7 +91,7 @@ class Attachment:
 
     @property
     def step_count(self) -> int:
-        """Local steps so far, those before a restored checkpoint included."""
+        """Local steps so far, those before a restored checkpoint included; after copying peers' state, theirs."""
         return self._step
 
     @property
@@ -111,11 +115,43 @@ class Attachment:
             self._parts.replica.check()
             self._parts.exchange.tick()
             self._parts.rule.after_step(self._step)
+            if self._parts.transfer is not None:
+                self._step = self._parts.transfer.boundary(self._step, self._check)
             values = self._parts.sampler.at(self._step, self._parts.replica)
         if values is not None:
             self._port.sample(self._step, values)
         self._parts.exchange.metrics.gauge("step", self._step)
         self._port.note_step(self._step, self._parts.exchange.rate)
+
+    @property
+    def is_syncing(self) -> bool:
+        """Whether the replica is being copied from peers right now; another thread may look."""
+        transfer = self._parts.transfer if self._parts is not None else None
+        return transfer is not None and transfer.is_copying
+
+    def sync(self, timeout: float = 60.0) -> bool:
+        """Replace the replica by the neighbours' state, and the step count by theirs. Waits.
+
+        A worker that starts or comes back far behind does this by itself at a step boundary.
+
+        Args:
+            timeout: seconds at most; it also ends where no neighbour answers.
+
+        Returns:
+            Whether the whole state was copied; else the own one stands, with what came in time.
+
+        Raises:
+            UsageError: the model was moved or replaced, or this is a forked child.
+            BusClosed: the attachment was closed.
+        """
+        self._check()
+        if self._parts is None or self._parts.transfer is None:
+            return False
+        with torch.no_grad():
+            self._parts.replica.check()
+            done = self._parts.transfer.copy(self._step, self._check, timeout=timeout)
+        self._step = max(self._step, self._parts.transfer.caught_up)
+        return done
 
     def _merge(self, scale: float) -> None:
         self._check()
@@ -176,6 +212,8 @@ class Attachment:
             if "rounding" in state:
                 self._parts.replica.set_rounding_state(state["rounding"])
         self._step = state.get("step", 0)
+        if self._parts is not None and self._parts.transfer is not None:
+            self._parts.transfer.restart(self._step)
 
     def close(self) -> None:
         """Remove the hooks and leave the bus; the model stays as it is. Twice is harmless."""

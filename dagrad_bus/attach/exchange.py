@@ -15,19 +15,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dagrad_bus.affinity import Affinity
 from dagrad_bus.attach.port import Port
 from dagrad_bus.blocks import Layout, Stripe, frame_budget
 from dagrad_bus.book import Book
 from dagrad_bus.codec import Value, fits_f16, from_wire, to_wire
-from dagrad_bus.events import Arrival, LinkState, Outcome, Outgoing, Selection
+from dagrad_bus.events import NO_NEWS, Arrival, LinkState, Outcome, Outgoing, Selection, View
 from dagrad_bus.ids import JobId, NodeId, Step
 from dagrad_bus.mixing import AgeTracker, StepClock, Version, arrival_age, discount, version_weight
-from dagrad_bus.peers import RandomChoice
+from dagrad_bus.peers import Explorer, make_choice
 from dagrad_bus.settings import ExchangeSettings
 from dagrad_bus.wire import Kind
 
 INTEGER_PERIOD = 256
 """Every so many exchanges the integer buffers travel instead of a frame of values."""
+SKETCH_PERIOD = 1.0
+"""Seconds between two sketches: heartbeats carry them."""
 FRAME_OVERHEAD = 8
 """Bytes a block that index and scale may take, at most."""
 VALUES = {"f32": Value.F32, "f16": Value.F16, "bf16": Value.BF16, "int8": Value.INT8}
@@ -99,12 +102,21 @@ class Exchange:
         self._ages = AgeTracker(settings.tau)
         self._steps = StepClock()
         self._rng = np.random.default_rng([settings.seed, int.from_bytes(layout.digest, "little")])
-        self._choice = RandomChoice(self._rng)
+        self.affinity = Affinity()
+        self._choice = make_choice(settings.choice, self.affinity, self._rng)
+        self._explorer = Explorer(self._choice, settings.explore)
+        self._news = NO_NEWS
+        self._sketched_at = -np.inf
         total, self._stripe_size = frame_budget(settings.density, layout.blocks, settings.refresh)
         self._budget = max(1, min(total, max_frame // (layout.block * WIDTHS[settings.wire] + FRAME_OVERHEAD)))
         self._stripe_size = min(self._stripe_size, self._budget)
         self._links: tuple[LinkState, ...] = ()
         self._integers: list[Arrival] = []
+        self._sweeps: list[Arrival] = []
+        self.spared: frozenset[NodeId] = frozenset()
+        """Peers that :meth:`plan` leaves alone: their link is wanted for something else."""
+        self.watch: Callable[[View, float], None] = lambda view, now: None
+        """Shown each view and its time, before its arrivals are weighed."""
         self._exchanges = 0
         self._jobs = 0
 
@@ -123,6 +135,11 @@ class Exchange:
         """Blocks of one frame."""
         return self._budget
 
+    @property
+    def scores_peers(self) -> bool:
+        """Whether somebody asks in which direction peers move."""
+        return self.settings.choice != "random"
+
     def tick(self) -> None:
         """Note that a local step has ended."""
         self._steps.tick(self._clock())
@@ -132,10 +149,12 @@ class Exchange:
         view = self._port.view()
         self._links = tuple(sorted(view.links, key=lambda link: link.peer))
         self._book.sync(view.links)
+        self._hear(view)
+        now = self._clock()
+        self.watch(view, now)
         for outcome in view.outcomes:
             self._book.resolved(outcome)
         arrivals = [arrival for arrival in view.arrivals if self._admit(arrival)]
-        now = self._clock()
         ages = [arrival_age(arrival, now, self.rate) for arrival in arrivals]
         self._ages.observe(ages)
         for age in ages:
@@ -145,6 +164,28 @@ class Exchange:
         self.metrics.gauge("blocks_owed", self._book.dirty_count)
         return [self._weigh(arrival, age) for arrival, age in zip(arrivals, ages, strict=True)]
 
+    def _hear(self, view: View) -> None:
+        """Take what heartbeats said of other members, and say with whom of them a link is wanted."""
+        if view.news is not self._news:
+            self._news = view.news
+            for peer, news in view.news.items():
+                self.affinity.heard(peer, news.sketch, news.step)
+            self.affinity.keep(view.news.keys() | {link.peer for link in view.links})
+        if self.settings.explore:
+            neighbours = {link.peer for link in view.links}.difference(self._explorer.wanted)
+            if self._explorer.renew(sorted(view.news.keys() - neighbours), self._clock()):
+                self._port.explore(self._explorer.wanted)
+                self.metrics.count("members_explored", len(self._explorer.wanted))
+
+    def share_sketch(self, step: int, sketch: Callable[[], bytes]) -> None:
+        """Make a sketch of the own change by ``sketch()`` and hand it to the bus, once a second at most."""
+        now = self._clock()
+        if now - self._sketched_at >= SKETCH_PERIOD:
+            self._sketched_at = now
+            made = sketch()
+            self.affinity.sketched(made)
+            self._port.note_sketch(step, made)
+
     def _admit(self, arrival: Arrival) -> bool:
         """Whether the rule mixes this frame; integer frames are set apart, others counted as dropped."""
         indices, values = arrival.selection.indices, arrival.selection.values
@@ -153,6 +194,9 @@ class Exchange:
         shaped = values.shape == (len(indices), self._layout.block)
         if not shaped or not len(indices) or indices[0] < first or indices[-1] >= last:
             self.metrics.count("frames_dropped.layout")
+            return False
+        if arrival.kind is Kind.SWEEP and self._kinds:
+            self._sweeps.append(arrival)
             return False
         if arrival.kind not in self._kinds:
             self.metrics.count("frames_dropped.kind")
@@ -167,12 +211,27 @@ class Exchange:
             weight = discount(age, self.tau, settings.age_power)
         else:
             weight = version_weight(settings.w0, age, self.tau, settings.age_power)
-        return Version(arrival.selection.indices, np.asarray(arrival.selection.values, np.float32), weight)
+        values = np.asarray(arrival.selection.values, np.float32)
+        return Version(arrival.selection.indices, values, weight, arrival.peer)
 
     def take_integers(self) -> list[Selection]:
         """Return the integer frames received since the last call."""
         taken, self._integers = self._integers, []
         return [arrival.selection for arrival in taken]
+
+    def take_sweeps(self) -> list[Arrival]:
+        """Return the frames of state transfers received since the last call, oldest first."""
+        taken, self._sweeps = self._sweeps, []
+        return taken
+
+    def next_job(self) -> JobId:
+        """Return a number that no frame had before."""
+        self._jobs += 1
+        return JobId(self._jobs)
+
+    def resume(self) -> None:
+        """Note that time went by without training: it counts for no step."""
+        self._steps.resume(self._clock())
 
     def plan(self, *, repeats: bool) -> Plan | None:
         """Say what the next frame holds and who gets it; None where no selected link is ready.
@@ -180,11 +239,12 @@ class Exchange:
         Args:
             repeats: whether the frame has a refresh stripe and dirty blocks (values do, increments do not).
         """
-        ready = tuple(link.peer for link in self._links if link.ready)
+        links = [link for link in self._links if link.peer not in self.spared]
+        ready = tuple(link.peer for link in links if link.ready)
         if not ready:
-            self.metrics.count("exchanges_without_link", int(bool(self._links)))
+            self.metrics.count("exchanges_without_link", int(bool(links)))
             return None
-        selected = tuple(link.peer for link in self._links)
+        selected = tuple(link.peer for link in links)
         if self.settings.fanout:
             selected = ready = self._choice.choose(ready, self.settings.fanout)
         self._exchanges += 1
@@ -226,8 +286,7 @@ class Exchange:
 
         Gradient and integer frames are never repeated, so the book does not hear of them.
         """
-        self._jobs += 1
-        job = JobId(self._jobs)
+        job = self.next_job()
         value, values, scales = wire
         outgoing = Outgoing(
             job,

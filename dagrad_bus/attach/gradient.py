@@ -73,6 +73,17 @@ class GradientRule:
             indices, values = frame
             self._exchange.ship(plan, indices, self._exchange.to_wire(values), Kind.GRADIENT, step)
 
+    def absorb(self, step: int) -> None:
+        """Drop what arrived: it is mass for a replica that is being replaced."""
+        del step
+        self._exchange.metrics.count("frames_dropped.syncing", len(self._exchange.receive()))
+
+    def moved(self, indices: Indices, *, copied: bool) -> None:
+        """Forget what waits where the replica is a peer's now: the gradients were taken elsewhere."""
+        del indices
+        if copied:
+            self.restart()
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the error-feedback buffer."""
         return {"residual": self._residual}

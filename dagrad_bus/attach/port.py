@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dagrad_bus.events import Outgoing, View
+from dagrad_bus.ids import NodeId
+from dagrad_bus.messages import StateRej, StateReq
 from dagrad_bus.metrics import Metrics
 
 
@@ -36,8 +38,27 @@ class Port(Protocol):
         """Hand a frame over. Never blocks; False: no room, nothing was taken and no outcome will come."""
         ...
 
+    def tell(self, peer: NodeId, message: StateReq | StateRej) -> bool:
+        """Hand over a message of the state transfer. Never blocks; False: no room or no connection to ``peer``.
+
+        Taken is not delivered: what gets no answer is asked again.
+        """
+        ...
+
+    def set_syncing(self, syncing: bool) -> None:
+        """Tell whether the replica is being copied from peers (heartbeats say so, and nobody asks us for state)."""
+        ...
+
     def note_step(self, step: int, rate: float) -> None:
         """Tell the local step count and the steps a second (for heartbeats and ages)."""
+        ...
+
+    def note_sketch(self, step: int, sketch: bytes) -> None:
+        """Tell the sketch of the own change, 8 bytes or empty, made after ``step`` (for heartbeats)."""
+        ...
+
+    def explore(self, peers: tuple[NodeId, ...]) -> None:
+        """Tell with which members beyond the neighbours a link is wanted for a minute."""
         ...
 
     def sample(self, step: int, values: NDArray[np.float32]) -> None:
@@ -76,7 +97,21 @@ class Silent:
         del outgoing
         return False
 
+    def tell(self, peer: NodeId, message: StateReq | StateRej) -> bool:
+        """Take nothing: nobody is there."""
+        del peer, message
+        return False
+
+    def set_syncing(self, syncing: bool) -> None:
+        """Do nothing."""
+
     def note_step(self, step: int, rate: float) -> None:
+        """Do nothing."""
+
+    def note_sketch(self, step: int, sketch: bytes) -> None:
+        """Do nothing."""
+
+    def explore(self, peers: tuple[NodeId, ...]) -> None:
         """Do nothing."""
 
     def sample(self, step: int, values: NDArray[np.float32]) -> None:

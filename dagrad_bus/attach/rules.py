@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dagrad_bus.attach.exchange import Exchange
+from dagrad_bus.attach.exchange import Exchange, Indices
 from dagrad_bus.attach.gradient import GradientRule
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.attach.state import StateRule
@@ -36,6 +36,17 @@ class Rule(Protocol):
 
     def after_step(self, step: int) -> None:
         """Exchange after local step ``step``, counted from 1."""
+        ...
+
+    def absorb(self, step: int) -> None:
+        """Take what arrived without publishing anything: the worker waits after local step ``step``."""
+        ...
+
+    def moved(self, indices: Indices, *, copied: bool) -> None:
+        """Note that a state transfer has set the blocks ``indices`` of the replica, just after a boundary.
+
+        ``copied``: to a peer's values, so that nothing of the own past is in them.
+        """
         ...
 
     def tensors(self) -> dict[str, Tensor]:
@@ -62,6 +73,13 @@ class LocalRule:
         """Drop what arrived."""
         del step
         self._exchange.receive()
+
+    def absorb(self, step: int) -> None:
+        """Drop what arrived."""
+        self.after_step(step)
+
+    def moved(self, indices: Indices, *, copied: bool) -> None:
+        """Do nothing."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return nothing: there is no state."""

@@ -7,18 +7,25 @@ passed on when it is large enough: relay without a routing protocol. A lost, lat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from torch import Tensor
 
+from dagrad_bus.affinity import compare
 from dagrad_bus.attach.blend import Blender
+from dagrad_bus.attach.change import OwnChange
 from dagrad_bus.attach.chooser import Chooser
 from dagrad_bus.attach.exchange import Exchange, Indices, Plan
 from dagrad_bus.attach.kernels import gather, scatter
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.blocks import gather_blocks
 from dagrad_bus.codec import Value
-from dagrad_bus.mixing import raise_integers
+from dagrad_bus.mixing import Version, raise_integers
 from dagrad_bus.wire import Kind
+
+COMPARED = 4096
+"""Elements of a frame that are compared with our own, about."""
 
 
 class StateRule:
@@ -39,6 +46,7 @@ class StateRule:
         self._anchor = replica.flat.clone()
         self._chooser = Chooser(layout.blocks, layout.block, settings.seed, replica.device)
         self._blender = Blender(layout.blocks, layout.block, settings.clip, replica.device)
+        self._change = OwnChange(layout, replica.flat) if exchange.scores_peers else None
 
     def before_step(self, scale: float) -> None:
         """Do nothing: this rule never looks at a gradient."""
@@ -46,7 +54,7 @@ class StateRule:
     def after_step(self, step: int) -> None:
         """Mix what arrived, then publish what changed most."""
         self._replica.refresh()
-        self._mix()
+        self._mix(step)
         if step % self._exchange.settings.interval:
             return
         plan = self._exchange.plan(repeats=True)
@@ -57,6 +65,19 @@ class StateRule:
         else:
             self._publish(plan, step)
 
+    def absorb(self, step: int) -> None:
+        """Mix what arrived."""
+        self._replica.refresh()
+        self._mix(step)
+
+    def moved(self, indices: Indices, *, copied: bool) -> None:
+        """Set the anchor with copied blocks; a mixed difference stays in ``x - a`` and is passed on."""
+        x = self._replica.flat
+        if copied:
+            scatter(self._anchor, self._block, indices, gather(x, self._block, indices))
+        if self._change is not None:
+            self._change.restart(x) if copied else self._change.after_mixing(x)
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the anchor."""
         return {"anchor": self._anchor}
@@ -65,9 +86,15 @@ class StateRule:
         """Set the anchor to the present values."""
         self._replica.refresh()
         self._anchor.copy_(self._replica.flat)
+        if self._change is not None:
+            self._change.restart(self._replica.flat)
 
-    def _mix(self) -> None:
+    def _mix(self, step: int) -> None:
         versions = self._exchange.receive()
+        if self._change is not None:
+            self._change.before_mixing(self._replica.flat)
+            self._compare(versions)
+            self._exchange.share_sketch(step, self._change.sketch)
         if versions:
             done = self._blender.blend(self._replica.flat, versions)
             self._replica.written([version.indices for version in versions])
@@ -75,6 +102,8 @@ class StateRule:
             metrics.count("frames_mixed", done.mixed)
             metrics.count("frames_clipped", done.clipped)
             metrics.count("frames_dropped.poisoned", done.refused)
+        if self._change is not None:
+            self._change.after_mixing(self._replica.flat)
         selections = self._exchange.take_integers()
         if selections:
             own = self._replica.integers()
@@ -83,6 +112,14 @@ class StateRule:
                 raise_integers(own, selection.indices, values, first=self._replica.layout.blocks)
             self._replica.set_integers(own)
             self._exchange.metrics.count("frames_mixed", len(selections))
+
+    def _compare(self, versions: Sequence[Version]) -> None:
+        """Say how alike the senders of ``versions`` and we moved, by a part of each frame that costs little."""
+        for version in versions:
+            stride = max(1, len(version.indices) * self._block // COMPARED)
+            some = version.indices[::stride]
+            own, anchor = (gather(vector, self._block, some) for vector in (self._replica.flat, self._anchor))
+            self._exchange.affinity.framed(version.sender, *compare(version.values[::stride], own, anchor))
 
     def _publish(self, plan: Plan, step: int) -> None:
         x, anchor, block = self._replica.flat, self._anchor, self._block

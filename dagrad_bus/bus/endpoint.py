@@ -23,10 +23,11 @@ from dagrad_bus.blocks import Entry, Layout, choose_block
 from dagrad_bus.bus.engine import Engine
 from dagrad_bus.codec import Value, to_wire
 from dagrad_bus.errors import BusClosed, UsageError
-from dagrad_bus.events import Arrival, LinkState, Outgoing, Selection
-from dagrad_bus.ids import JobId, NodeId, Step
+from dagrad_bus.events import Arrival, LinkState, MemberEvent, Outgoing, Selection
+from dagrad_bus.ids import JobId, NodeId, Step, derive_node_id
 from dagrad_bus.settings import Settings
-from dagrad_bus.wire import Kind
+from dagrad_bus.topology.live import TopologySpec
+from dagrad_bus.wire import Kind, Record
 
 _VALUES = {"f32": Value.F32, "f16": Value.F16, "bf16": Value.BF16, "int8": Value.INT8}
 
@@ -45,7 +46,7 @@ class Bus:
             layout = Layout((Entry("vector", (layout,), "float32"),), (), block)
         self.layout = layout
         self._engine = Engine(settings, layout)
-        self._engine.on_change = self._changed
+        self._engine.outlook.on_change = self._changed
         self._jobs = 0
         self._waiting: dict[tuple[JobId, NodeId], asyncio.Future[bool]] = {}
         self._news = asyncio.Event()
@@ -74,7 +75,7 @@ class Bus:
                     future.set_result(False)
 
     def _changed(self) -> None:
-        outcomes = self._engine.outcomes
+        outcomes = self._engine.outlook.outcomes
         while outcomes:
             outcome = outcomes.popleft()
             future = self._waiting.pop((outcome.job, outcome.peer), None)
@@ -85,13 +86,13 @@ class Bus:
     def _check(self) -> None:
         if self._closed:
             raise BusClosed("this bus was left: enter a new one")
-        if self._engine.failure is not None:
-            raise self._engine.failure
+        if self._engine.outlook.failure is not None:
+            raise self._engine.outlook.failure
 
     @property
     def links(self) -> tuple[LinkState, ...]:
         """The outgoing links, one a neighbour; a ``ready`` one takes a frame now."""
-        return self._engine.states
+        return self._engine.outlook.states
 
     @property
     def metrics(self) -> dict[str, object]:
@@ -99,12 +100,43 @@ class Bus:
         return dict(self._engine.metrics.snapshot())
 
     def connect(self, name: str, inbox: str, beat: str) -> None:
-        """Open the connection to neighbour ``name``, where there is no run folder to find its address in.
+        """Open the connection to member ``name``, where there is no run folder to find its address in."""
+        self._engine.connect(derive_node_id(self._engine.settings.run, name), inbox, beat)
 
-        Raises:
-            UsageError: it is no neighbour in the graph.
+    @property
+    def members(self) -> dict[str, str]:
+        """Names of all members ever heard of, with what is believed of each.
+
+        One of expected, alive, suspect, dead, left.
         """
-        self._engine.connect(self._id_of(name), inbox, beat)
+        membership = self._engine.node.membership
+        return {record.name: describe(record) for record in membership.table.values()}
+
+    @property
+    def neighbours(self) -> tuple[str, ...]:
+        """Names of this worker's neighbours in the graph."""
+        node = self._engine.node
+        return tuple(node.name_of(peer) for peer in node.neighbours)
+
+    @property
+    def spec(self) -> TopologySpec:
+        """The graph in force."""
+        return self._engine.node.membership.spec
+
+    def rewire(self, spec: TopologySpec) -> None:
+        """Publish a graph; it must supersede :attr:`spec`. Links of the old one live on until those of the new are up."""
+        self._check()
+        self._engine.rewire(spec)
+
+    async def events(self) -> AsyncIterator[MemberEvent]:
+        """Yield what happens to members, until the bus is left; a slow reader misses the oldest."""
+        waiting = self._engine.outlook.events
+        while not self._closed:
+            self._check()
+            if waiting:
+                yield waiting.popleft()
+            else:
+                await self._next()
 
     @property
     def endpoints(self) -> tuple[str, str]:
@@ -112,10 +144,10 @@ class Bus:
         return self._engine.transport.inbox, self._engine.transport.beat
 
     def _id_of(self, name: str) -> NodeId:
-        for node, known in self._engine.identity.members.items():
-            if known == name:
-                return node
-        raise UsageError(f"{name!r} is no member of run {self._engine.settings.run!r}")
+        peer = derive_node_id(self._engine.settings.run, name)
+        if self._engine.node.membership.record_of(peer) is None:
+            raise UsageError(f"{name!r} is no member of run {self._engine.settings.run!r}")
+        return peer
 
     async def wait_ready(self, links: int = 1) -> None:
         """Return once at least ``links`` links take frames; put a timeout around it."""
@@ -166,8 +198,8 @@ class Bus:
         self._waiting.update({(job, peer): future for peer, future in futures.items()})
         now = time.monotonic()
         self._engine.publish(Outgoing(job, tuple(peers), Kind.STATE, value, selection, Step(step), rate, now))
-        names = self._engine.identity.members
-        return {names[peer]: await future for peer, future in futures.items()}
+        name_of = self._engine.node.name_of
+        return {name_of(peer): await future for peer, future in futures.items()}
 
     async def frames(self) -> AsyncIterator[Arrival]:
         """Yield frames as they arrive, until the bus is left. A slow reader gets less credit, not a longer queue."""
@@ -180,3 +212,8 @@ class Bus:
                 continue
             self._engine.drained()
             yield arrival
+
+
+def describe(record: Record) -> str:
+    """Return what is believed of a member, in one word."""
+    return record.state.name.lower() if record.epoch else "expected"

@@ -1,8 +1,7 @@
-"""The engine of the bus: joins the cores, the sockets and one timer, on one loop.
+"""The engine of the bus: drives a :class:`~dagrad_bus.bus.node.Node` with ZeroMQ sockets and one timer, on one loop.
 
-A message comes in, a core says what follows, the bus does it: ``_act`` is the one place where actions become sends,
-counters, mailbox entries and outcomes. Everything here runs on the loop's thread; frames over
-:data:`~dagrad_bus.bus.framing.INLINE_BYTES` are coded on a thread beside it.
+Everything here runs on the loop's thread; frames over :data:`~dagrad_bus.bus.framing.INLINE_BYTES` are coded on a
+thread beside it. What is sent when, and to whom, is the node's affair.
 """
 
 from __future__ import annotations
@@ -10,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
+
+import numpy as np
 
 from dagrad_bus.blocks import Layout
 from dagrad_bus.bus.alarm import Alarm
@@ -23,51 +23,52 @@ from dagrad_bus.bus.coding import Bench
 from dagrad_bus.bus.framing import INLINE_BYTES, allowed, pack_frame
 from dagrad_bus.bus.identity import Identity
 from dagrad_bus.bus.intake import Intake
-from dagrad_bus.bus.neighbour import Neighbour
-from dagrad_bus.bus.reception import Reception
+from dagrad_bus.bus.node import Node
+from dagrad_bus.bus.outlook import Outlook
 from dagrad_bus.bus.upkeep import Upkeep
-from dagrad_bus.errors import LayoutMismatch, RemoteError, UsageError, VersionMismatch
-from dagrad_bus.events import LinkState, Outcome, Outgoing, Send
-from dagrad_bus.ids import NodeId, Step
-from dagrad_bus.link import Action, Assembled, Dropped, Left, LinkUp, Packed, Rejected, Settled, Stalled
+from dagrad_bus.errors import RemoteError
+from dagrad_bus.events import Outgoing
+from dagrad_bus.ids import NodeId
+from dagrad_bus.link import LinkUp, Packed, Rejected
 from dagrad_bus.log import get_logger
 from dagrad_bus.mailbox import Mailbox
-from dagrad_bus.membership import Liveness
+from dagrad_bus.membership import GraphMissing, MemberChanged, SpecChanged
 from dagrad_bus.metrics import Metrics
-from dagrad_bus.rendezvous import Address, publish
+from dagrad_bus.rendezvous import Address, find_graph, publish
 from dagrad_bus.settings import Settings
-from dagrad_bus.topology.live import TopologySpec, neighbours
+from dagrad_bus.topology.live import TopologySpec
+from dagrad_bus.topology.static import StaticGraph
 from dagrad_bus.transport import open_transport
-from dagrad_bus.wire import Bye, ByeReason, CorruptPayload, Heartbeat, Hello, parse
+from dagrad_bus.wire import StateRej, StateReq, parse
+
+FAREWELL = 0.25
+"""Seconds between the news that this worker leaves and its goodbye: its neighbours find each other in the meantime."""
 
 
 class Engine:
     """One worker's end of the message bus, on the running loop; an async context manager.
 
-    Frames of peers wait in :attr:`mailbox`, outcomes of our own in :attr:`outcomes`; :attr:`states` says which links
-    take a frame now. :class:`~dagrad_bus.bus.endpoint.Bus` wraps this for coroutines, ``dagrad_bus.attach`` for training loops.
+    Frames of peers wait in :attr:`mailbox`; everything else an owner sees is in :attr:`outlook`.
+    :class:`~dagrad_bus.bus.endpoint.Bus` wraps this for coroutines, ``dagrad_bus.attach`` for training loops.
 
     Args:
         settings: who this worker is and whom it talks to.
         layout: what is exchanged; peers with another one are refused.
     """
 
+    node: Node
+    outlook: Outlook
+    metrics: Metrics
+
     def __init__(self, settings: Settings, layout: Layout) -> None:
         self.settings = settings
         self.layout = layout
-        self.metrics = Metrics()
         self.mailbox = Mailbox(settings.link)
-        self.outcomes: deque[Outcome] = deque()
-        self.states: tuple[LinkState, ...] = ()
-        self.failure: Exception | None = None
-        self.on_change: Callable[[], None] | None = None
-        """Called after frames, outcomes or link states changed; for owners on the same loop."""
-        self.progress: tuple[Step, float, float] = (Step(0), 0.0, 0.0)
-        """Step, steps a second and ``time.monotonic()`` of the training thread's last step."""
+        self.metrics = Metrics()
+        self.outlook = Outlook()
         self.identity = Identity(settings, layout, time.time_ns())
-        self.by_peer: dict[NodeId, Neighbour] = {}
         self.log = get_logger(worker=settings.name)
-        self._moved: dict[NodeId, Neighbour] = {}
+        self._is_flushing = False
         self._ended = False
         self._stack = AsyncExitStack()
 
@@ -79,7 +80,7 @@ class Engine:
     @property
     def neighbours(self) -> tuple[NodeId, ...]:
         """Neighbours in the graph."""
-        return tuple(self.by_peer)
+        return self.node.neighbours
 
     async def __aenter__(self) -> Self:
         """Bind, tell the others the address, start.
@@ -99,25 +100,32 @@ class Engine:
         self._broken: asyncio.Future[None] = self.loop.create_future()
         self._alarm = Alarm(self.loop, self._tick, self.fail)
         self._stack.callback(self._alarm.disarm)  # first in, last out: until then something may arm it again
-        self.transport = self._stack.enter_context(open_transport(self.self_id, self.settings.transport))
+        self.transport = self._stack.enter_context(open_transport(self.identity.node, self.settings.transport))
         self.threads = self._stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="dagrad-coder"))
-        hello = self.identity.hello(self.transport.inbox, self.transport.beat)
-        self._reception = Reception(self.identity, hello, self.settings.link, self.mailbox.has_room)
-        members = self.identity.members
-        graph = neighbours(self.self_id, members, TopologySpec(degree=self.settings.degree)) if members else ()
-        for peer in graph:
-            self.by_peer[peer] = Neighbour(peer, members[peer], hello, self.settings.link, self.transport)
-        self.liveness = Liveness(graph, self.settings.beat, self.loop.time())
         self._encoder = Bench(self.threads, self._pack, self._submit)
         self._intake = Intake(self)
+        self._upkeep = Upkeep(self)
         self.transport.start(self, self.fail)
+        now = self.loop.time()
+        node = Node(
+            self.identity, self.transport, self.mailbox, self._intake.decode, self._chance(), now, self._find_graph,
+            outlook=self.outlook, metrics=self.metrics,
+        )  # fmt: skip
+        self.node = node
+        node.on_moved, node.on_event = self._schedule_flush, self._log
         await self._announce()
-        self.refresh()
+        node.tick(now)
+        self._alarm.arm(node.due)
         group = await self._stack.enter_async_context(asyncio.TaskGroup())
-        upkeep = Upkeep(self)
-        jobs = (self._watch, upkeep.beat, upkeep.judge, upkeep.find_peers, self._encoder.run, self._intake.run)
+        jobs = (self._watch, self._upkeep.watch_lag, self._upkeep.find_peers, self._encoder.run, self._intake.run)
         self._tasks = [group.create_task(job(), name=f"dagrad.{job.__qualname__}") for job in jobs]
         self._stack.push_async_exit(self._leave)
+
+    def _chance(self) -> np.random.Generator:
+        return np.random.default_rng([int.from_bytes(self.identity.node, "little"), self.identity.epoch])
+
+    def _find_graph(self, digest: bytes) -> StaticGraph | None:
+        return find_graph(self.settings.directory, digest) if self.settings.directory is not None else None
 
     async def _announce(self) -> None:
         folder = self.settings.directory
@@ -154,12 +162,13 @@ class Engine:
                 task.cancel()
 
     async def _say_goodbye(self) -> None:
-        """Tell the neighbours, and let what is queued out, as far as the flush time allows."""
-        for neighbour in self.by_peer.values():
-            neighbour.queue(Bye(reason=ByeReason.LEAVE))
-            neighbour.pump(self.loop.time())
+        """Tell the members, then the neighbours, and let what is queued out, as far as the flush time allows."""
+        self.node.leave(self.loop.time())
+        await asyncio.sleep(min(FAREWELL, self.settings.transport.flush) if self.node.neighbours else 0)
+        self.node.say_goodbye(self.loop.time())
+        self.node.flush(self.loop.time())
         deadline = self.loop.time() + self.settings.transport.flush
-        while any(not neighbour.idle for neighbour in self.by_peer.values()):
+        while any(not contact.idle for contact in self.node.contacts):
             if self.loop.time() >= deadline:
                 self.metrics.count("unflushed")
                 return
@@ -173,223 +182,131 @@ class Engine:
     async def _watch(self) -> None:
         await self._broken
 
+    def _log(self, event: MemberChanged | SpecChanged | GraphMissing | Rejected | LinkUp) -> None:
+        """Write down what is rare."""
+        name_of = self.node.name_of
+        match event:
+            case MemberChanged():
+                self.log.info("member", peer=event.name, was=event.old, now=event.new, why=event.why)
+            case SpecChanged(spec=spec):
+                self.log.info("rewired", version=spec.version, kind=spec.kind, degree=spec.degree, epoch=spec.epoch)
+            case GraphMissing(spec=spec):
+                self.log.warning("graph_missing", version=spec.version, digest=spec.graph.hex())
+            case Rejected():
+                self.log.warning("link_refused", peer=name_of(event.peer), why=event.text)
+            case LinkUp():
+                self.log.info("link_up", peer=name_of(event.peer))
+
     # What the owner hands over ---------------------------------------------------------------------------------
 
     def publish(self, outgoing: Outgoing) -> None:
         """Send one frame; each of its links gets exactly one outcome, now or later."""
-        addressed = [self.by_peer[peer] for peer in outgoing.links if peer in self.by_peer]
+        by_peer = self.node.by_peer
+        addressed = [by_peer[peer] for peer in outgoing.links if peer in by_peer]
         small = outgoing.selection.values.nbytes <= INLINE_BYTES
-        if small and not any(neighbour.encoding for neighbour in addressed):
+        if small and not any(contact.encoding for contact in addressed):
             self._submit(outgoing, self._pack(outgoing))
         elif self._encoder.put(outgoing):
-            for neighbour in addressed:
-                neighbour.encoding = True
-            self.refresh()
+            for contact in addressed:
+                contact.encoding = True
+            self.node.refresh()
         else:
-            self._settle(outgoing, outgoing.links, accepted=False)
+            for peer in outgoing.links:
+                self.node.settle(outgoing.job, peer)
 
     def _pack(self, outgoing: Outgoing) -> Packed:
         """Encode; on the loop or beside it."""
-        takers = [self.by_peer[peer].codecs for peer in outgoing.links if peer in self.by_peer]
+        contacts = [self.node.by_peer.get(peer) for peer in outgoing.links]
+        takers = [contact.codecs for contact in contacts if contact is not None]
         return pack_frame(outgoing, self.layout, allowed(self.settings.transport.codec, takers))
 
-    def _settle(self, outgoing: Outgoing, links: Sequence[NodeId], *, accepted: bool) -> None:
-        self.act(None, [Settled(Outcome(outgoing.job, peer, accepted)) for peer in links])
-
     def _submit(self, outgoing: Outgoing, packed: Packed) -> None:
-        now = self.loop.time()
         self.metrics.count("payload_bytes_encoded", len(packed.payload))
-        for peer in outgoing.links:
-            neighbour = self.by_peer.get(peer)
-            if neighbour is None:
-                self._settle(outgoing, (peer,), accepted=False)
-                continue
-            neighbour.encoding = False
-            self.metrics.count("frames_sent")
-            self.metrics.count("payload_bytes_sent", len(packed.payload))
-            self.act(neighbour, neighbour.out.submit(packed, now))
-        self.refresh()
+        self.node.submit(outgoing.links, packed, self.loop.time())
 
     def drained(self) -> None:
         """Take note that the owner emptied the mailbox: credit that had stopped returns."""
-        now = self.loop.time()
-        for neighbour in self.by_peer.values():
-            if neighbour.incoming is not None:
-                self.act(neighbour, neighbour.incoming.drained(now))
+        self.node.drained(self.loop.time())
+
+    def tell(self, peer: NodeId, message: StateReq | StateRej) -> bool:
+        """Send a message of the state transfer; False: there is no connection to ``peer``."""
+        return self.node.tell(peer, message, self.loop.time())
+
+    def explore(self, peers: tuple[NodeId, ...]) -> None:
+        """Hold links with members that are no neighbours, for a minute."""
+        self.node.contacts.explore(peers, self.loop.time())
+        self._schedule_flush()
+
+    def rewire(self, spec: TopologySpec) -> None:
+        """Publish a graph."""
+        self.node.rewire(spec, self.loop.time())
 
     def connect(self, peer: NodeId, inbox: str, beat: str) -> None:
-        """Open the connection to a neighbour whose address the owner knows (without a run folder).
-
-        Raises:
-            UsageError: ``peer`` is no neighbour in the graph.
-        """
-        if peer not in self.by_peer:
-            raise UsageError(f"{peer.hex()} is no neighbour of {self.settings.name}")
-        neighbour = self.by_peer[peer]
-        self.act(neighbour, neighbour.broken())
-        self.transport.connect(peer, inbox, beat)
+        """Open the connection to a member whose address the owner knows (without a run folder)."""
+        now = self.loop.time()
+        self.node.contacts.reach(peer, now, (inbox, beat))
+        self._flush()
 
     # What the sockets tell -------------------------------------------------------------------------------------
 
     def received(self, routing: bytes, parts: list[bytes]) -> None:
         """Take one message of the inbox."""
         now = self.loop.time()
-        admission = self._reception.admission
-        if admission.is_banned(routing, now):
+        if self.node.is_banned(routing, now):
             self.metrics.count("frames_dropped.banned")
             return
         try:
             message = parse(parts)
-            if isinstance(message, Hello):
-                self._greeted(routing, message, now)
-                return
-            neighbour = self.by_peer.get(admission.peer_of(routing))
         except RemoteError as error:
-            self.metrics.count(f"frames_dropped.{error.code}")
-            admission.strike(routing, now)
-            if isinstance(error, CorruptPayload):
-                self._refuse_by_name(routing, error, now)
-            return
-        if neighbour is None:
-            self.metrics.count("frames_dropped.no_neighbour")
+            self.node.malformed(routing, error, now)
             return
         self.metrics.count("bytes_received", sum(map(len, parts)))
-        self._heard(neighbour, now)
-        self.act(neighbour, self._reception.handle(neighbour, routing, message, now))
-
-    def _refuse_by_name(self, routing: bytes, error: CorruptPayload, now: float) -> None:
-        """Tell the sender of a chunk whose payload was damaged, so that it need not wait for the next receipt."""
-        for neighbour in self.by_peer.values():
-            incoming = neighbour.incoming
-            if incoming is not None and (incoming.routing, incoming.edge) == (routing, error.edge):
-                self.act(neighbour, incoming.corrupt(error.seq, now))
-
-    def _heard(self, neighbour: Neighbour, now: float) -> None:
-        for action in self.liveness.heard(neighbour.peer, now):
-            self.metrics.count("recovered")
-            self.log.info("peer_heard_again", peer=self._name_of(action.peer))
-
-    def _greeted(self, routing: bytes, message: Hello, now: float) -> None:
-        neighbour = self.by_peer.get(message.node)
-        try:
-            self.identity.admit(message)
-        except RemoteError as error:
-            if neighbour is not None and isinstance(error, LayoutMismatch | VersionMismatch):
-                neighbour.refusal = str(error)
-                self.act(neighbour, [Send(neighbour.peer, self.identity.refusal(error))])
-                self._judge_refusals()
-            raise
-        self._reception.admission.bind(routing, message.node)
-        if neighbour is None:
-            self.metrics.count("frames_dropped.no_neighbour")
-            return
-        inbox = f"tcp://{message.host}:{message.inbox_port}"
-        if self.transport.address_of(neighbour.peer) != inbox:  # the peer was restarted, or was quicker than its file
-            self.connect(neighbour.peer, inbox, f"tcp://{message.host}:{message.beat_port}")
-        self.liveness.returned(neighbour.peer)
-        self._heard(neighbour, now)
-        self.act(neighbour, self._reception.greeted(neighbour, routing, message, now))
-
-    def _judge_refusals(self) -> None:
-        """A worker whose neighbours all train another model is the one that is wrong: its owner must hear of it."""
-        refusals = [neighbour.refusal for neighbour in self.by_peer.values()]
-        if refusals and all(refusals) and self.failure is None:
-            self.failure = LayoutMismatch(f"no neighbour trains the same model: {refusals[0]}")
+        self.node.received(routing, message, now)
 
     def beaten(self, peer: NodeId, parts: list[bytes]) -> None:
-        """Take a heartbeat from the socket that hears ``peer``."""
+        """Take one broadcast from the socket that hears ``peer``."""
         try:
             message = parse(parts)
         except RemoteError as error:
             self.metrics.count(f"frames_dropped.{error.code}")
             return
         self.metrics.count("bytes_received", sum(map(len, parts)))
-        if isinstance(message, Heartbeat) and message.node == peer:
-            self._heard(self.by_peer[peer], self.loop.time())
+        self.node.beaten(peer, message, self.loop.time())
 
     def connection(self, peer: NodeId, *, up: bool) -> None:
         """Take note of a connection made or broken."""
-        neighbour = self.by_peer[peer]
-        self.metrics.count("connections_made" if up else "connections_broken")
-        self.act(neighbour, neighbour.connected(self.loop.time()) if up else neighbour.broken())
+        self.node.connection(peer, up=up, now=self.loop.time())
+
+    def refused(self, peer: NodeId) -> None:
+        """Take note that nobody listens where ``peer`` did."""
+        self.node.refused(peer, self.loop.time())
 
     def writable(self, peer: NodeId) -> None:
         """Take note that ``peer``'s socket has room again."""
-        self.act(self.by_peer[peer], [])
+        self.node.writable(peer, self.loop.time())
 
     # What follows ----------------------------------------------------------------------------------------------
 
-    def act(self, neighbour: Neighbour | None, actions: Sequence[Action]) -> None:
-        """Do what the cores said; what follows for the link (sends, timer, view) comes at the end of the burst."""
-        for action in actions:
-            match action:
-                case Send():
-                    if neighbour is None:
-                        raise AssertionError("a message is always for somebody")
-                    neighbour.queue(action.message)
-                case Settled():
-                    self.metrics.count("frames_accepted" if action.outcome.accepted else "frames_lost")
-                    self.outcomes.append(action.outcome)
-                case Assembled():
-                    self._intake.decode(action)
-                case _:
-                    self._note(action)
-        if neighbour is None:
-            self.refresh()
-            return
-        if not self._moved:  # one look at each link and one view for the owner a burst, not one a message
-            self.loop.call_soon(self._settle_moved)
-        self._moved[neighbour.peer] = neighbour
+    def _schedule_flush(self) -> None:
+        """Look at each link, and show the owner, once a burst and not once a message."""
+        if not self._is_flushing:
+            self._is_flushing = True
+            self.loop.call_soon(self._flush)
 
-    def _note(self, action: LinkUp | Left | Rejected | Stalled | Dropped) -> None:
-        """Count what needs nothing else done, and log what is rare."""
-        match action:
-            case Rejected():
-                self.log.warning("link_refused", peer=self._name_of(action.peer), why=action.text)
-                self._judge_refusals()
-            case LinkUp():
-                self.metrics.count("links_up")
-                self.log.info("link_up", peer=self._name_of(action.peer))
-            case Stalled():
-                self.metrics.count("link_stalled")
-            case Left():
-                self.metrics.count("peers_left")
-                self.liveness.left(action.peer)
-            case Dropped():
-                self.metrics.count(f"frames_dropped.{action.reason}")
+    def _flush(self) -> None:
+        self._is_flushing = False
+        self._guarded(lambda: self.node.flush(self.loop.time()))
 
-    def _name_of(self, peer: NodeId) -> str:
-        return self.by_peer[peer].name
+    def _tick(self) -> None:
+        """Let every core do what is due; a loop that was late hears the others out first."""
+        self._upkeep.judge_lag()
+        self._guarded(lambda: self.node.tick(self.loop.time()))
 
-    def _settle_moved(self) -> None:
-        """Send what the last messages left to be sent, and show the owner what they changed."""
-        moved, self._moved = self._moved, {}
+    def _guarded(self, step: Callable[[], None]) -> None:
         if self._ended:
             return
         try:
-            for neighbour in moved.values():
-                self._pump(neighbour)
-            self.refresh()
+            step()
+            self._alarm.arm(self.node.due)
         except Exception as error:  # noqa: BLE001  # outermost line of a callback: the bus ends with it
             self.fail(error)
-
-    def _pump(self, neighbour: Neighbour) -> None:
-        before = neighbour.sent_bytes
-        neighbour.pump(self.loop.time())
-        self.metrics.count("bytes_sent", neighbour.sent_bytes - before)
-        self._alarm.arm(neighbour.out.next_deadline())
-        if neighbour.incoming is not None:
-            self._alarm.arm(neighbour.incoming.next_deadline())
-
-    def refresh(self) -> None:
-        """Show the owner the links as they are now."""
-        self.states = tuple([neighbour.state for neighbour in self.by_peer.values()])
-        if self.on_change is not None:
-            self.on_change()
-
-    def _tick(self) -> None:
-        """Let every core do what is due; acting arms the alarm for what is due next."""
-        now = self.loop.time()
-        for neighbour in self.by_peer.values():
-            incoming = neighbour.incoming.tick(now) if neighbour.incoming is not None else []
-            self.act(neighbour, [*neighbour.out.tick(now), *incoming])

@@ -61,6 +61,8 @@ def pack_frame(outgoing: Outgoing, layout: Layout, allow: AbstractSet[Codec]) ->
         rate=outgoing.rate,
         refreshed=outgoing.refreshed,
         dirty=outgoing.dirty,
+        request=outgoing.request,
+        last=outgoing.last,
     )
     crcs = tuple(crc32c(payload.data[at : at + CHUNK]) for at in range(0, len(payload.data), CHUNK))
     return Packed(outgoing.job, head, payload.data, crcs, outgoing.extracted_at)
@@ -82,8 +84,10 @@ def unpack_frame(frame: Assembled, peer: NodeId, layout: Layout, codecs: Abstrac
     head = frame.head
     if head.codec is not Codec.RAW and head.codec not in codecs:
         raise MalformedFrame(f"codec {head.codec.name} was not offered")
-    if head.layout != layout.digest or head.block != layout.block or head.kind is Kind.SWEEP:
-        raise LayoutMismatch("frame of another layout or kind")
+    if head.layout != layout.digest or head.block != layout.block:
+        raise LayoutMismatch("frame of another layout")
+    if (head.kind is Kind.SWEEP) != bool(head.request):
+        raise MalformedFrame(f"{head.kind.name} frame answers request {head.request}")
     total = total_blocks(layout, head.value)
     indices, values, scales = decode(
         _whole(frame),
@@ -108,6 +112,8 @@ def unpack_frame(frame: Assembled, peer: NodeId, layout: Layout, codecs: Abstrac
         transit=transit,
         arrived_at=frame.first_chunk_at,
         size=frame.size,
+        request=head.request,
+        last=head.last,
     )
 
 

@@ -8,7 +8,6 @@ safe on hostile bytes; on any other interface only raw and zlib are taken (docs/
 from __future__ import annotations
 
 import hmac
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -18,13 +17,12 @@ from dagrad_bus.codec import Codec
 from dagrad_bus.errors import LayoutMismatch, MalformedFrame, NotAdmitted, RemoteError, VersionMismatch
 from dagrad_bus.ids import NodeId, derive_node_id
 from dagrad_bus.settings import Settings
-from dagrad_bus.wire import Error, ErrorCode, Hello, HelloOk
+from dagrad_bus.topology.live import TopologySpec
+from dagrad_bus.wire import Error, ErrorCode, Hello, HelloOk, MemberState, Record
 
 MINOR = 0
 """Minor version of the wire spoken here."""
 _CAPABILITY = {Codec.ZLIB: 1 << 0, Codec.BLOSC2_LZ4: 1 << 2, Codec.BLOSC2_ZSTD: 1 << 3}
-_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?\]")
-"""A host name or an address as it stands in an endpoint, IPv6 in brackets."""
 _ERROR_CODES = {LayoutMismatch.code: ErrorCode.LAYOUT, VersionMismatch.code: ErrorCode.VERSION}
 BACKOFF_MS = 60_000
 """How long a peer that trains another model, or speaks another version, stays away."""
@@ -50,9 +48,14 @@ class Identity:
         return derive_node_id(self.settings.run, self.settings.name)
 
     @property
-    def members(self) -> Mapping[NodeId, str]:
-        """Ids and names of all launched workers."""
+    def roster(self) -> Mapping[NodeId, str]:
+        """Ids and names of all launched workers; one that joins later does not stand there."""
         return {derive_node_id(self.settings.run, name): name for name in self.settings.members}
+
+    @property
+    def spec(self) -> TopologySpec:
+        """The graph that the run starts with."""
+        return TopologySpec(kind=self.settings.topology, degree=self.settings.degree)
 
     @property
     def proof(self) -> bytes:
@@ -93,20 +96,40 @@ class Identity:
         """
         if not hmac.compare_digest(message.job, self.proof):
             raise NotAdmitted(f"{message.name!r} belongs to another run, or does not hold this run's key")
-        if message.node not in self.members or message.node == self.node:
-            raise NotAdmitted(f"{message.name!r} is no member of run {self.settings.run!r}")
-        if not _HOST.fullmatch(message.host) or not message.inbox_port or not message.beat_port:
+        if message.node != derive_node_id(self.settings.run, message.name) or message.node == self.node:
+            raise NotAdmitted(f"{message.name!r} is not who it says")
+        if not message.host or not message.inbox_port or not message.beat_port:
             raise MalformedFrame(f"{message.name} listens at {message.host!r}: no address to connect to")
         if message.minor[0] > MINOR:
             raise VersionMismatch(f"{message.name} speaks wire 1.{message.minor[0]} and up, this worker 1.{MINOR}")
-        if message.layout != self.layout.digest:
+        visits = isinstance(message, Hello) and message.is_visitor
+        if message.layout != self.layout.digest and not visits:
             name = self.settings.name
             raise LayoutMismatch(f"{message.name} trains another model than {name} ({self.layout.describe()})")
+
+    def admits(self, record: Record) -> bool:
+        """Whether a member heard of by others can be one: its id is that of its name in this run."""
+        return bool(record.name) and record.node == derive_node_id(self.settings.run, record.name)
 
     def refusal(self, error: RemoteError) -> Error:
         """Return the ERROR that tells a member why it is refused."""
         code = _ERROR_CODES.get(error.code, ErrorCode.INTERNAL)
         return Error(code=code, text=str(error)[:200], fatal=True, backoff_ms=BACKOFF_MS)
+
+
+def record_of(message: Hello | HelloOk) -> Record:
+    """Return what a greeting says of its sender, as a line of the member table."""
+    return Record(
+        node=message.node,
+        epoch=message.epoch,
+        incarnation=message.incarnation,
+        state=MemberState.ALIVE,
+        host=message.host,
+        inbox_port=message.inbox_port,
+        beat_port=message.beat_port,
+        name=message.name,
+        public_key=message.public_key,
+    )
 
 
 def codecs_of(message: Hello | HelloOk) -> frozenset[Codec]:

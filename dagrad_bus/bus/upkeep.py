@@ -1,13 +1,13 @@
-"""What the bus does by the clock: heartbeats, the judgement of silence and of its own lateness, the search for peers."""
+"""What the bus does by the clock beside its cores: the judgement of its own lateness, and the search for peers."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
-from dagrad_bus.rendezvous import look_up
-from dagrad_bus.wire import Heartbeat, pack
+from dagrad_bus.ids import derive_node_id
+from dagrad_bus.rendezvous import Address, look_up, names_in
+from dagrad_bus.wire import MemberState
 
 if TYPE_CHECKING:
     from dagrad_bus.bus.engine import Engine
@@ -16,10 +16,12 @@ LAG_INTERVAL = 0.1
 """Seconds between two looks at how late the loop is."""
 LAG_FADE = 0.98
 """The lateness shown is the worst one, fading by this factor a look."""
+STALL = 0.5
+"""Lateness, in seconds, that counts against this worker's own health."""
 SEARCH_FAST, SEARCH_SLOW = 0.05, 1.0
 """Seconds between two searches for addresses: while some neighbour is missing, and afterwards (restarts)."""
-TRAINING = 1
-"""Heartbeat state."""
+CONTACTS = 3
+"""Members that one who joins later turns to."""
 
 
 class Upkeep:
@@ -27,59 +29,63 @@ class Upkeep:
 
     def __init__(self, bus: Engine) -> None:
         self._bus = bus
-        self._lag = 0.0
+        self._looked_at = bus.loop.time()
+        self._asked: set[str] = set()
 
-    async def beat(self) -> None:
-        """Publish a heartbeat each interval."""
-        bus = self._bus
+    async def watch_lag(self) -> None:
+        """Look at the loop's own lateness."""
         while True:
-            step, rate, at = bus.progress
-            message = Heartbeat(
-                node=bus.self_id,
-                epoch=bus.identity.epoch,
-                incarnation=0,
-                state=TRAINING,
-                step=step,
-                rate=rate,
-                lag_ms=round(self._lag * 1000),
-                progress_ms=0 if at == 0 else max(0, round((time.monotonic() - at) * 1000)),
-                members=len(bus.settings.members),
-            )
-            parts = pack(message)
-            bus.transport.broadcast(parts)
-            bus.metrics.count("bytes_sent", sum(map(len, parts)) * len(bus.liveness.alive))
-            await asyncio.sleep(bus.settings.beat.interval)
-
-    async def judge(self) -> None:
-        """Look at the neighbours' silence and at the loop's own lateness."""
-        bus = self._bus
-        while True:
-            before = bus.loop.time()
             await asyncio.sleep(LAG_INTERVAL)
-            now = bus.loop.time()
-            self._lag = max(now - before - LAG_INTERVAL, self._lag * LAG_FADE)
-            bus.metrics.gauge("loop_lag_ms", round(self._lag * 1000, 3))
-            bus.metrics.gauge("peers", len(bus.liveness.alive))
-            if now >= bus.liveness.next_deadline():
-                for suspected in bus.liveness.tick(now):
-                    bus.metrics.count("suspected")
-                    bus.log.warning("peer_silent", peer=bus.by_peer[suspected.peer].name)
-            for neighbour in bus.by_peer.values():
-                if neighbour.address is not None and neighbour.out.is_dead(now):
-                    bus.metrics.count("connections_reset")
-                    bus.connect(neighbour.peer, neighbour.address.inbox, neighbour.address.beat)
+            self.judge_lag()
+
+    def judge_lag(self) -> None:
+        """Measure how late the loop is; if it was held, hear the others out before anybody is judged.
+
+        What was held may be the whole process: heartbeats that prove the others alive wait in its own queues.
+        """
+        bus, now = self._bus, self._bus.loop.time()
+        lag = max(0.0, now - self._looked_at - LAG_INTERVAL)
+        self._looked_at = now
+        node = bus.node
+        node.lag = max(lag, node.lag * LAG_FADE)
+        bus.metrics.gauge("loop_lag_ms", round(node.lag * 1000, 3))
+        if lag > STALL:
+            bus.metrics.count("loop_stalls")
+            bus.transport.hear_now()
+            node.lagged(lag, bus.loop.time())
+        alive = [peer for peer in node.neighbours if node.membership.state_of(peer) is MemberState.ALIVE]
+        bus.metrics.gauge("peers", sum(not node.membership.is_expected(peer) for peer in alive))
+        bus.metrics.gauge("members", len(node.membership.view))
+        bus.metrics.gauge("health", node.membership.health)
 
     async def find_peers(self) -> None:
-        """Look for the neighbours' addresses in the run folder, and for those of restarted ones."""
+        """Look for addresses that no member has told yet: in the run folder, or among the seeds."""
         bus = self._bus
+        for name, inbox in bus.settings.seeds:
+            bus.connect(derive_node_id(bus.settings.run, name), inbox, "")
         folder = bus.settings.directory
-        while folder is not None and bus.by_peer:
-            for neighbour in bus.by_peer.values():
-                found = await bus.loop.run_in_executor(bus.threads, look_up, folder, neighbour.name)
-                if found is None or (neighbour.address is not None and found.epoch <= neighbour.address.epoch):
-                    continue
-                neighbour.address = found
-                if bus.transport.address_of(neighbour.peer) != found.inbox:
-                    bus.connect(neighbour.peer, found.inbox, found.beat)
-            missing = any(neighbour.address is None for neighbour in bus.by_peer.values())
+        while folder is not None:
+            missing = await self._missing()
+            for name in missing:
+                found = await bus.loop.run_in_executor(bus.threads, look_up, folder, name)
+                if found is not None:
+                    self._connect(found)
             await asyncio.sleep(SEARCH_FAST if missing else SEARCH_SLOW)
+
+    async def _missing(self) -> list[str]:
+        """Return the names of those whose address is wanted."""
+        bus = self._bus
+        node, folder = bus.node, bus.settings.directory
+        if folder is not None and not node.neighbours and len(self._asked) < CONTACTS:
+            names = await bus.loop.run_in_executor(bus.threads, names_in, folder)
+            others = [name for name in names if name != bus.settings.name and name not in self._asked]
+            self._asked.update(others[:CONTACTS])
+            return others[:CONTACTS]
+        wanted = [contact.peer for contact in node.contacts.linked]
+        return [node.name_of(peer) for peer in wanted if node.membership.is_expected(peer)]
+
+    def _connect(self, found: Address) -> None:
+        bus = self._bus
+        peer = derive_node_id(bus.settings.run, found.name)
+        if bus.transport.address_of(peer) != found.inbox:
+            bus.connect(peer, found.inbox, found.beat)

@@ -116,6 +116,10 @@ class OutLink:
     def _stalled_after(self) -> float:
         return max(self._settings.stalled, 4 * self.srtt)
 
+    def greet_as(self, hello: Hello) -> None:
+        """Use another HELLO from now on."""
+        self._hello = hello
+
     def connected(self, now: float) -> list[Action]:
         """Take note of a finished handshake: greet."""
         return self._greet(now)

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from dagrad_bus.codec import from_wire
-from dagrad_bus.events import Arrival, LinkState, Outcome, Outgoing, Selection, View
+from dagrad_bus.events import Arrival, LinkState, Outcome, Outgoing, PeerNews, Selection, View
 from dagrad_bus.ids import NodeId
+from dagrad_bus.messages import StateRej, StateReq
 from dagrad_bus.metrics import Metrics
 
 
@@ -32,6 +33,14 @@ class FakePort:
     accepts: bool = True
     delivers: bool = True
     error: Exception | None = None
+    news: dict[NodeId, PeerNews] = field(default_factory=dict[NodeId, PeerNews])
+    sketches: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
+    explored: list[tuple[NodeId, ...]] = field(default_factory=list[tuple[NodeId, ...]])
+    requests: list[tuple[NodeId, StateReq]] = field(default_factory=list[tuple[NodeId, StateReq]])
+    rejections: list[tuple[NodeId, StateRej]] = field(default_factory=list[tuple[NodeId, StateRej]])
+    healed: list[NodeId] = field(default_factory=list[NodeId])
+    rejoined: bool = False
+    syncing: list[bool] = field(default_factory=list[bool])
     closed: int = 0
     now: float = 0.0
 
@@ -47,8 +56,18 @@ class FakePort:
     def view(self) -> View:
         """Swap out what waits."""
         links = tuple(LinkState(peer.me, self.ready, 1) for peer in self.peers)
-        view = View(links, tuple(self.waiting), tuple(self.outcomes))
-        self.waiting, self.outcomes = [], []
+        view = View(
+            links,
+            tuple(self.waiting),
+            tuple(self.outcomes),
+            requests=tuple(self.requests),
+            rejections=tuple(self.rejections),
+            news=self.news,
+            healed=tuple(self.healed),
+            rejoined=self.rejoined,
+        )
+        self.waiting, self.outcomes, self.requests, self.rejections, self.healed = [], [], [], [], []
+        self.rejoined = False
         return view
 
     def publish(self, outgoing: Outgoing) -> bool:
@@ -68,11 +87,43 @@ class FakePort:
         values = from_wire(chosen.values, chosen.scales, outgoing.value_type)
         selection = Selection(chosen.indices, values)
         return Arrival(
-            self.me, outgoing.kind, outgoing.value_type, selection, outgoing.step, outgoing.rate, 0.0, peer.now
+            self.me,
+            outgoing.kind,
+            outgoing.value_type,
+            selection,
+            outgoing.step,
+            outgoing.rate,
+            0.0,
+            peer.now,
+            request=outgoing.request,
+            last=outgoing.last,
         )
+
+    def tell(self, peer: NodeId, message: StateReq | StateRej) -> bool:
+        """Hand it over at once, where there is such a peer."""
+        for other in self.peers:
+            if other.me == peer and self.delivers:
+                if isinstance(message, StateReq):
+                    other.requests.append((self.me, message))
+                else:
+                    other.rejections.append((self.me, message))
+                return True
+        return False
+
+    def set_syncing(self, syncing: bool) -> None:
+        """Keep what was told."""
+        self.syncing.append(syncing)
 
     def note_step(self, step: int, rate: float) -> None:
         """Nobody asks."""
+
+    def note_sketch(self, step: int, sketch: bytes) -> None:
+        """Keep the sketch."""
+        self.sketches.append((step, sketch))
+
+    def explore(self, peers: tuple[NodeId, ...]) -> None:
+        """Keep the wish."""
+        self.explored.append(peers)
 
     def sample(self, step: int, values: NDArray[np.float32]) -> None:
         """Keep the sample."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from dagrad_bus.attach.exchange import Exchange
 from dagrad_bus.blocks import Entry, Layout
 from dagrad_bus.codec import Value
-from dagrad_bus.events import Arrival, Selection
+from dagrad_bus.events import Arrival, PeerNews, Selection
 from dagrad_bus.ids import NodeId, Step
 from dagrad_bus.settings import ExchangeSettings
 from dagrad_bus.wire import Kind
@@ -84,3 +85,64 @@ def test_bf16_is_rounded_as_the_codec_rounds(connected: Ports) -> None:
     value, coded, _ = exchange.to_wire(values)
     assert value is Value.BF16
     np.testing.assert_array_equal(coded, to_wire(values, Value.BF16)[0])
+
+
+@dataclass
+class FakePeer:
+    """Somebody a link leads to."""
+
+    me: NodeId
+
+
+def stranger(place: int) -> NodeId:
+    return NodeId(bytes([100 + place]) * 16)
+
+
+def test_explored_members_are_asked_for_and_stay_strangers_when_linked(connected: Ports) -> None:
+    port = connected(3)[0]
+    port.news = {peer.me: PeerNews(Step(1), 1.0) for peer in port.peers}
+    exchange = exchange_of(port, explore=1)
+    exchange.receive()
+    assert port.explored == [()]  # everybody is a neighbour
+    port.news = {**port.news, **{stranger(place): PeerNews(Step(1), 1.0) for place in range(5)}}
+    exchange.receive()
+    (wanted,) = port.explored[-1]
+    assert wanted in {stranger(place) for place in range(5)}
+    port.peers.append(FakePeer(wanted))
+    port.now += 30
+    exchange.receive()
+    assert len(port.explored) == 2
+    port.now += 31
+    exchange.receive()
+    assert len(port.explored) == 3 and not {*port.explored[-1]} & {peer.me for peer in port.peers[:2]}
+
+
+def test_who_explores_nobody_asks_for_nobody(connected: Ports) -> None:
+    port = connected(2)[0]
+    port.news = {stranger(0): PeerNews(Step(1), 1.0)}
+    exchange_of(port).receive()
+    assert port.explored == []
+
+
+def test_a_sketch_is_made_once_a_second_at_most(connected: Ports) -> None:
+    port = connected(2)[0]
+    exchange = exchange_of(port, choice="complementary")
+    for step in range(1, 301):  # 3 s
+        exchange.share_sketch(step, lambda: bytes(8))
+    assert [step for step, _ in port.sketches] == [1, 101, 201]
+
+
+def test_scores_follow_what_members_say(connected: Ports) -> None:
+    port = connected(4)[0]
+    exchange = exchange_of(port, choice="similar", fanout=1)
+    exchange.share_sketch(1, lambda: bytes(8))
+    near, *far = (peer.me for peer in port.peers)
+    port.news = {near: PeerNews(Step(1), 1.0, bytes(8)), **{p: PeerNews(Step(1), 1.0, b"\x0f" * 8) for p in far}}
+    exchange.receive()
+    likeness = exchange.affinity.likeness([near, *far])
+    assert likeness[0] > likeness[1] == likeness[2]
+
+
+def test_without_scores_nobody_needs_a_sketch(connected: Ports) -> None:
+    assert not exchange_of(connected(2)[0]).scores_peers
+    assert exchange_of(connected(2)[0], choice="similar").scores_peers

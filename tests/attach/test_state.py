@@ -13,7 +13,10 @@ from torch import nn
 
 from dagrad_bus.attach.attachment import Attachment, attach
 from dagrad_bus.codec import Value
+from dagrad_bus.events import PeerNews
+from dagrad_bus.ids import Step
 from dagrad_bus.settings import ExchangeSettings, Settings
+from dagrad_bus.sketch import cosine
 
 Ports = Callable[[int], list[Any]]
 
@@ -180,3 +183,32 @@ def test_frames_of_another_shape_or_kind_are_dropped_and_counted(connected: Port
     assert ports[1].metrics["frames_dropped.kind"] == 1
     assert ports[1].metrics["frames_dropped.layout"] == 1
     assert torch.equal(flat(models[1]), before)
+
+
+@pytest.mark.parametrize("choice", ["random", "complementary", "similar"])
+def test_sketches_and_comparisons_are_made_only_for_those_who_choose_by_them(connected: Ports, choice: str) -> None:
+    ports = connected(3)
+    made = [attached(model_of(0), port, choice=choice, fanout=1, block=8) for port in ports]
+    for port in ports:
+        port.news = {peer.me: PeerNews(Step(1), 1.0, bytes(8)) for peer in port.peers}
+    for _ in range(40):
+        for attachment, optimizer in made:
+            with torch.no_grad():
+                next(iter(optimizer.param_groups[0]["params"])).add_(0.01)
+            optimizer.step()
+            del attachment
+    sketches = [sketch for port in ports for _, sketch in port.sketches]
+    if choice == "random":
+        assert not sketches
+    else:
+        assert len(sketches) >= 3 and all(len(sketch) == 8 for sketch in sketches)
+        assert all(cosine(sketch, sketches[0]) > 0.9 for sketch in sketches)  # all move alike
+
+
+def test_what_mixing_moves_is_no_own_change(connected: Ports) -> None:
+    ports = connected(2)
+    made = [attached(model_of(i), port, choice="complementary", block=8) for i, port in enumerate(ports)]
+    for _ in range(150):
+        for _, optimizer in made:
+            optimizer.step()  # at rate 0
+    assert ports[0].sketches and not any(sketch for _, sketch in ports[0].sketches)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,13 @@ import zmq
 from dagrad_bus.blocks import Entry, Layout
 from dagrad_bus.bus.engine import Engine
 from dagrad_bus.bus.identity import Identity
+from dagrad_bus.bus.node import Node
 from dagrad_bus.codec import Value, to_wire
 from dagrad_bus.events import Outgoing, Selection
 from dagrad_bus.ids import EdgeId, JobId, NodeId, Step, derive_edge_id
-from dagrad_bus.settings import Settings, TransportSettings
+from dagrad_bus.link import Assembled
+from dagrad_bus.mailbox import Mailbox
+from dagrad_bus.settings import LinkSettings, Settings, TransportSettings
 from dagrad_bus.wire import Kind, Message, pack, parse
 
 LAYOUT = Layout((Entry("x", (1 << 16,), "float32"),), (), 1)
@@ -92,9 +98,7 @@ class Puppet:
         for sock in (self.inbox, self.dealer):
             sock.set(zmq.LINGER, 0)
         port = self.inbox.bind_to_random_port("tcp://127.0.0.1")
-        self.hello = replace(
-            identity.hello(f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{port}"), wanted=True, name="puppet"
-        )
+        self.hello = replace(identity.hello(f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{port}"), wanted=True)
         self._answers: list[Message] = []
 
     def connect(self, engine: Engine) -> EdgeId:
@@ -128,3 +132,124 @@ def puppet() -> Generator[Callable[[Settings], Puppet]]:
     """Return what makes a puppet with a worker's settings."""
     with ExitStack() as stack:
         yield lambda settings: Puppet(Identity(settings, LAYOUT, time.time_ns()), stack)
+
+
+# Workers without sockets --------------------------------------------------------------------------------
+
+SMALL = Layout((Entry("x", (16,), "float32"),), (), 1)
+TICK = 0.01
+
+
+class Line:
+    """One worker's port."""
+
+    def __init__(self, hub: Hub, inbox: str, beat: str) -> None:
+        self.hub, self.inbox, self.beat = hub, inbox, beat
+        self.node: Node
+        self.to: dict[NodeId, str] = {}
+        self.ears: dict[NodeId, str] = {}
+        self.dead = False
+        self._routing: dict[NodeId, bytes] = {}
+
+    def connect(self, peer: NodeId, inbox: str, beat: str | None) -> None:
+        self.disconnect(peer)
+        self.to[peer] = inbox
+        self._routing[peer] = next(self.hub.routing)
+        self.listen(peer, beat)
+        found = self.hub.lines.get(inbox)
+        if found is None or found.dead:
+            self.hub.later(lambda: self.node.refused(peer, self.hub.now))
+        else:
+            self.hub.later(lambda: self.node.connection(peer, up=True, now=self.hub.now))
+
+    def listen(self, peer: NodeId, beat: str | None) -> None:
+        self.ears.pop(peer, None)
+        if beat:
+            self.ears[peer] = beat
+
+    def disconnect(self, peer: NodeId) -> None:
+        self.to.pop(peer, None)
+        self.ears.pop(peer, None)
+
+    def address_of(self, peer: NodeId) -> str | None:
+        return self.to.get(peer)
+
+    def send(self, peer: NodeId, message: Message) -> int:
+        found = self.hub.lines.get(self.to.get(peer, ""))
+        if found is None or found.dead or self.dead:
+            return 0
+        routing = self._routing[peer]
+        self.hub.later(lambda: found.take(lambda node: node.received(routing, message, self.hub.now)))
+        return 1
+
+    def take(self, say: Callable[[Node], None]) -> None:
+        """Let something arrive, if there is still somebody."""
+        if not self.dead:
+            say(self.node)
+
+    def broadcast(self, message: Message) -> int:
+        me = self.node.self_id
+        for line in self.hub.lines.values():
+            if line.ears.get(me) == self.beat and not line.dead:
+                self.hub.later(partial(line.take, lambda node: node.beaten(me, message, self.hub.now)))
+        return 1
+
+
+@dataclass
+class Hub:
+    """The network: everything arrives a moment later, in order."""
+
+    now: float = 100.0
+    lines: dict[str, Line] = field(default_factory=dict[str, Line])
+    _waiting: deque[Callable[[], object]] = field(default_factory=deque[Callable[[], object]])
+
+    def __post_init__(self) -> None:
+        self.routing = (number.to_bytes(25, "big") for number in itertools.count())
+
+    def later(self, do: Callable[[], object]) -> None:
+        self._waiting.append(do)
+
+    def start(self, name: str, members: tuple[str, ...], *, epoch: int = 1, layout: Layout = SMALL, port: int = 0,
+              **changes: Any) -> Line:  # fmt: skip
+        port = port or 1000 + 2 * len(self.lines)
+        line = Line(self, f"tcp://h:{port}", f"tcp://h:{port + 1}")
+        settings = Settings(run="r", name=name, members=members, key=b"k", **changes)
+        mailbox = Mailbox(LinkSettings())
+
+        def decode(frame: Assembled) -> None:
+            line.node.metrics.count("decoded")
+            line.node.verdict(frame, 0, self.now)
+
+        rng = np.random.default_rng(port)
+        line.node = Node(Identity(settings, layout, epoch), line, mailbox, decode, rng, self.now)
+        for other in list(self.lines.values()):  # as a run folder would
+            if not other.dead and other.node.settings.name in members:
+                node = other.node.self_id
+                if node in line.node.neighbours:
+                    line.node.contacts.reach(node, self.now, (other.inbox, other.beat))
+        self.lines[line.inbox] = line
+        return line
+
+    def run(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.now < until:
+            self.now += TICK
+            for _ in range(len(self._waiting)):
+                self._waiting.popleft()()
+            for line in self.lines.values():
+                if line.dead:
+                    continue
+                if self.now >= line.node.due:
+                    line.node.tick(self.now)
+                line.node.flush(self.now)
+
+    def start_all(self, count: int, **changes: Any) -> list[Node]:
+        """Start ``w0``, ``w1``, ... at once."""
+        names = tuple(f"w{number}" for number in range(count))
+        return [self.start(name, names, **changes).node for name in names]
+
+
+@pytest.fixture
+def hub() -> Hub:
+    """A network made of lists, in virtual time."""
+    return Hub()

@@ -17,7 +17,6 @@ from dagrad_bus.bus.engine import Engine
 from dagrad_bus.bus.framing import INLINE_BYTES, nack_code, pack_frame
 from dagrad_bus.bus.identity import Identity
 from dagrad_bus.bus.intake import Intake
-from dagrad_bus.bus.neighbour import Neighbour
 from dagrad_bus.codec import Value
 from dagrad_bus.errors import LayoutMismatch, MalformedFrame, NotFinite, RemoteError
 from dagrad_bus.events import Outgoing, Selection, Send
@@ -26,7 +25,6 @@ from dagrad_bus.link import Action, Assembled, InLink
 from dagrad_bus.mailbox import Mailbox
 from dagrad_bus.metrics import Metrics
 from dagrad_bus.settings import LinkSettings, Settings
-from dagrad_bus.transport import Transport
 from dagrad_bus.wire import CHUNK, Data, Kind, Nack, NackCode
 
 Until = Callable[[Callable[[], object]], Awaitable[None]]
@@ -42,24 +40,21 @@ class Desk:
     threads: ThreadPoolExecutor
     layout: Layout = LAYOUT
     acted: list[Action] = field(default_factory=list[Action])
-    refreshed: int = 0
 
     def __post_init__(self) -> None:
         self.identity = Identity(Settings(run="r", name="a", members=("a", "b"), key=b"k"), LAYOUT, 1)
         self.metrics = Metrics()
         self.mailbox = Mailbox(LINK)
-        self.peer = next(node for node, name in self.identity.members.items() if name == "b")
-        hello = self.identity.hello("tcp://h:1", "tcp://h:2")
-        self.neighbour = Neighbour(self.peer, "b", hello, LINK, cast(Transport, None))
-        self.by_peer = {self.peer: self.neighbour}
-        self.link = self.neighbour.incoming = InLink(self.peer, 1, EdgeId(1), b"r", LINK, lambda peer: True)
+        self.peer = next(node for node, name in self.identity.roster.items() if name == "b")
+        self.node = self
+        self.by_peer: dict[NodeId, object] = {}
+        self.link = InLink(self.peer, 1, EdgeId(1), b"r", LINK, lambda peer: True)
         self.link.info(0.0)
 
-    def act(self, neighbour: Neighbour, actions: list[Action]) -> None:
-        self.acted += actions
-
-    def refresh(self) -> None:
-        self.refreshed += 1
+    def verdict(self, frame: Assembled, code: int, now: float) -> None:
+        """Take a verdict as a node does."""
+        assert frame.link is self.link
+        self.acted += self.link.verdict(frame.seq, code, now)
 
     def frame(self, seq: int, count: int, value: float = 1.0) -> Assembled:
         """Return a frame of ``count`` blocks as the link assembles it."""
@@ -110,8 +105,7 @@ async def test_frames_of_a_link_keep_their_order_however_large(until: Until) -> 
             task.cancel()
     assert [int(arrival.step) for arrival in desk.mailbox.take()] == [1, 2, 3, 4, 5]
     assert (desk.link.resolved, desk.link.history) == (5, 0b11111)
-    assert desk.neighbour.decoding == 0
-    assert desk.refreshed >= 4  # the owner hears of what came from beside the loop
+    assert not any(intake._decoding.values())
 
 
 @pytest.mark.asyncio
@@ -146,16 +140,6 @@ async def test_what_finds_no_room_at_the_decoder_is_refused_in_its_turn(until: U
             task.cancel()
     assert desk.link.history & 0b111 == 0b100
     assert desk.codes == [NackCode.OVERLOAD] * 2
-
-
-@pytest.mark.asyncio
-async def test_the_verdict_on_a_frame_of_a_former_link_goes_nowhere() -> None:
-    with ThreadPoolExecutor(1) as threads:
-        desk = Desk(asyncio.get_running_loop(), threads)
-        intake, frame = Intake(cast(Engine, desk)), desk.frame(1, SMALL)
-        fresh = desk.neighbour.incoming = InLink(desk.peer, 2, EdgeId(2), b"r", LINK, lambda peer: True)
-        intake.decode(frame)
-    assert (fresh.resolved, desk.link.resolved) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any, cast
 
+import msgpack
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -59,3 +61,33 @@ def test_mutated_frames_parse_or_are_refused(data: st.DataObject, frame: list[by
         for _ in range(data.draw(st.integers(0, 2))):
             part[data.draw(st.integers(0, len(part) - 1))] = data.draw(st.integers(0, 255))
     one_input(joined([bytes(part) for part in parts], mend=True))
+
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers(-1, 1 << 64) | st.floats() | st.text(max_size=40) | st.binary(max_size=40)
+)
+THINGS = st.recursive(
+    SCALARS.filter(lambda thing: not isinstance(thing, int) or -(1 << 63) <= thing < 1 << 64),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def _replaced(value: Any, path: list[int], thing: object) -> Any:
+    """Return ``value`` with what lies at ``path`` inside its arrays replaced."""
+    if not path or value.__class__ is not tuple or not value:
+        return thing
+    items: tuple[Any, ...] = value
+    at = path[0] % len(items)
+    return (*items[:at], _replaced(items[at], path[1:], thing), *items[at + 1 :])
+
+
+@settings(max_examples=300)
+@given(st.data(), st.sampled_from([frame for frame in FRAMES if frame[1] != b"\x80"]), THINGS)
+def test_any_value_at_any_key_parses_or_is_refused(data: st.DataObject, frame: list[bytes], thing: object) -> None:
+    header = cast("dict[str, Any]", msgpack.unpackb(frame[1], use_list=False))
+    key = data.draw(st.sampled_from(sorted(header)))
+    header[key] = _replaced(header[key], data.draw(st.lists(st.integers(0, 70), max_size=2)), thing)
+    body = cast("bytes", msgpack.packb(header))
+    if len(body) <= 4096:
+        one_input(joined([frame[0], body, *frame[2:]], mend=True))

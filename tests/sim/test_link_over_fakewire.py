@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from dagrad_bus.blocks import Entry, Layout
+from dagrad_bus.bus.contact import Contact, Port
 from dagrad_bus.bus.identity import Identity
-from dagrad_bus.bus.neighbour import Neighbour
 from dagrad_bus.bus.reception import Reception
 from dagrad_bus.checksum import crc32c
 from dagrad_bus.codec import Codec, Index, Value
@@ -22,8 +22,7 @@ from dagrad_bus.fakewire import Event, FakeWire, Received
 from dagrad_bus.ids import JobId, NodeId, Step, derive_node_id
 from dagrad_bus.link import Action, Assembled, InLink, Packed, Settled
 from dagrad_bus.settings import LinkSettings, Settings
-from dagrad_bus.transport import Transport
-from dagrad_bus.wire import CHUNK, Ack, Data, DataHead, Hello, Kind, Message
+from dagrad_bus.wire import CHUNK, Ack, Data, DataHead, Hello, HelloOk, Kind, Message
 
 LAYOUT = Layout((Entry("x", (8,), "float32"),), (), 1)
 LINK = LinkSettings(window=2)
@@ -33,7 +32,7 @@ ZEROS = bytes(3 * CHUNK)
 CRCS = tuple(crc32c(ZEROS[: min(CHUNK, len(ZEROS) - at)]) for at in range(0, len(ZEROS), CHUNK))
 
 
-class Line(Neighbour):
+class Line(Contact):
     """A neighbour whose messages go to a list instead of a socket."""
 
     outbox: deque[Message]
@@ -69,7 +68,8 @@ class Worker:
         self.identity = Identity(settings, LAYOUT, self.epoch)
         hello = self.identity.hello("tcp://127.0.0.1:1", "tcp://127.0.0.1:2")
         self.peer = B if self.node == A else A
-        self.line = Line(self.peer, NAMES[self.peer], hello, LINK, cast(Transport, None))
+        self.line = Line(self.peer, hello, LINK, cast(Port, None))
+        self.line.is_neighbour = True
         self.line.outbox = deque()
         self.reception = Reception(self.identity, hello, LINK, lambda _: self.room)
         self.decoding: deque[tuple[float, Assembled]] = deque()
@@ -81,12 +81,14 @@ class Worker:
         line = self.line
         match event:
             case Connected():
-                self.act(line.connected(now), now)
+                self.act(line.opened(now), now)
             case Broken():
                 self.act(line.broken(), now)
             case Received(message=Hello() as hello):
                 self.identity.admit(hello)
                 self.act(self.reception.greeted(line, b"routing", hello, now), now)
+            case Received(message=HelloOk() as answer):
+                self.act(self.reception.answered(line, answer, now), now)
             case Received(message=message):
                 self.act(self.reception.handle(line, b"routing", message, now), now)
             case Tick():

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from dagrad_bus.errors import UsageError
 from dagrad_bus.ids import NodeId, derive_node_id
-from dagrad_bus.topology.live import Edge, GraphKind, TopologySpec, adjacency, edges, neighbours
+from dagrad_bus.topology.live import (
+    GraphKind,
+    TopologySpec,
+    adjacency,
+    edges,
+    member_key,
+    neighbours,
+    shared_adjacency,
+)
+from dagrad_bus.topology.repair import Edge
+from dagrad_bus.topology.static import StaticGraph
 
 AUTHOR = NodeId(bytes(16))
 VECTORS = Path(__file__).parents[1] / "vectors" / "hash-rings-v1.json"
@@ -170,6 +180,8 @@ def test_every_python_computes_the_graphs_of_the_vectors() -> None:
         ({"degree": 0}, "degree is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"epoch": 2**64}, "epoch is"),
+        ({"kind": "static"}, "graph is 0 bytes: static needs 8"),
+        ({"graph": bytes(8)}, "every other kind none"),
     ],
 )
 def test_a_spec_out_of_range_is_refused(fields: dict[str, Any], message: str) -> None:
@@ -183,3 +195,61 @@ def test_of_two_specs_exactly_one_supersedes_the_other() -> None:
     assert high.supersedes(low) and rival.supersedes(high)
     assert low.supersedes(TopologySpec()), "the spec a run starts with gives way to any published one"
     assert not low.supersedes(high) and not high.supersedes(rival) and not low.supersedes(low)
+
+
+def static(view: list[NodeId]) -> tuple[TopologySpec, StaticGraph]:
+    graph = StaticGraph(tuple(view), edges(view, rings(seed=7)))
+    return TopologySpec(2, AUTHOR, "static", graph=graph.digest), graph
+
+
+def test_a_static_graph_is_the_written_one_and_symmetric_after_deaths_and_joins() -> None:
+    view = members(30)
+    spec, graph = static(view[:24])
+    assert edges(view[:24], spec, graph) == graph.edges
+    present = view[6:]
+    whole = edges(present, spec, graph)
+    assert is_connected(present, whole)
+    for me in present:
+        mine = neighbours(me, present, spec, graph)
+        assert all(me in neighbours(other, present, spec, graph) for other in mine)
+        assert adjacency(present, spec, graph)[me] == mine
+
+
+def test_static_needs_the_graph_that_its_spec_names() -> None:
+    spec, _ = static(members(9))
+    _, other = static(members(8))
+    for graph in (None, other):
+        with pytest.raises(UsageError, match=f"needs graph {spec.graph.hex()}"):
+            neighbours(AUTHOR, members(9), spec, graph)
+
+
+def test_a_shared_adjacency_is_computed_once_and_kept_for_64_keys() -> None:
+    asked: list[int] = []
+
+    def view_of(count: int) -> tuple[NodeId, ...]:
+        asked.append(count)
+        return tuple(members(count))
+
+    def ask(count: int, spec: TopologySpec) -> None:
+        key = 0
+        for node in members(count):
+            key ^= member_key(node)
+        assert shared_adjacency(key, lambda: view_of(count), spec) == adjacency(members(count), spec)
+
+    spec = rings(seed=991)
+    for count in (*range(2, 66), 2):
+        ask(count, spec)
+    assert asked == list(range(2, 66)), "64 remembered, the first of them still"
+    ask(66, spec)
+    ask(2, spec)
+    assert asked[64:] == [66]
+    ask(3, spec)
+    assert asked[65:] == [3], "the one used longest ago went"
+    ask(2, rings(seed=992))
+    assert asked[66:] == [2]
+    spec, graph = static(members(9))
+    assert shared_adjacency(5, lambda: tuple(members(9)), spec, graph) == adjacency(members(9), spec, graph)
+
+
+def test_member_keys_are_fixed() -> None:
+    assert member_key(AUTHOR) == 14450154302468297154

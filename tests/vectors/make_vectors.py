@@ -8,6 +8,7 @@ only, since versions of zlib and blosc2 may differ in them.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,32 @@ import numpy as np
 
 from dagrad_bus.codec import Codec, Index, Value, encode, to_wire
 from dagrad_bus.ids import EdgeId, NodeId, Step
+from dagrad_bus.topology.live import TopologySpec
 from dagrad_bus.wire import (
+    BUCKETS,
     Ack,
     AckInfo,
     Bye,
     Data,
     DataHead,
     Error,
+    Gossip,
     Heartbeat,
     Hello,
     HelloOk,
     Kind,
+    MemberState,
     Message,
     Nack,
     Ping,
+    PingReq,
+    PingRes,
     Pong,
+    PpDigest,
+    PpRecords,
+    Record,
+    StateRej,
+    StateReq,
     pack,
 )
 
@@ -39,6 +51,14 @@ JOB = bytes(range(16, 32))
 LAYOUT = b"layout-8"
 EDGE = EdgeId(0x1122334455667788)
 INFO = AckInfo(resolved=70, history=(1 << 64) - 3, credit=72, queued=1, latency_ms=12, held_ms=3)
+SPEC = TopologySpec(3, NODE, "static", 6, 17, 2, b"graph--8")
+RECORDS = (
+    Record(
+        NODE, 1_700_000_000, 2, MemberState.ALIVE, b"", "10.0.0.7", 5555, 5556, "worker-3", JOB * 2, b"sketch-8", 900
+    ),
+    Record(NodeId(JOB), 1_700_000_001, 0, MemberState.SUSPECT, NODE[:8]),
+    Record(NodeId(bytes(16)), 1, 0, MemberState.LEFT, host="[fe80::1%eth0]", inbox_port=5557),
+)
 
 
 def messages() -> dict[str, Message]:
@@ -61,6 +81,23 @@ def messages() -> dict[str, Message]:
         "ping": Ping(0xDEADBEEF, used=70, edge=EDGE, seq=7),
         "pong": Pong(0xDEADBEEF, 1_700_000_000, 2, lag_ms=1, health=1, edge=EDGE, seq=8),
         "heartbeat": Heartbeat(NODE, 1_700_000_000, 2, 1, Step(1000), 12.5, 80, 2, 1, 32, seq=9),
+        **_membership(),
+        "state_req": StateReq(7, ((0, 5), (5, 1), (4_000_000, 300)), seq=17),
+        "state_rej": StateRej(7, 1, backoff_ms=250, seq=18),
+    }
+
+
+def _membership() -> dict[str, Message]:
+    """Return the messages about members and the graph."""
+    beat = Heartbeat(NODE, 17, 2, 1, Step(1000), 12.5, members=32, neighbours=(NODE[:8], JOB[:8]), beacon=40, seq=10)
+    return {
+        "heartbeat_with_news": replace(beat, digest=(1 << 64) - 2, spec_version=3, sketch=b"sketch-8"),
+        "ping_req": PingReq(0xDEADBEEF, NodeId(JOB), seq=11),
+        "ping_res": PingRes(0xDEADBEEF, NodeId(JOB), ok=True, seq=12),
+        "pp_digest": PpDigest(tuple(b << b for b in range(BUCKETS - 6)) + (0,) * 6, SPEC, seq=13),
+        "pp_records": PpRecords(RECORDS, wanted=1 << 63, spec=SPEC, seq=14),
+        "gossip": Gossip(RECORDS, SPEC, seq=15),
+        "gossip_of_records": Gossip(RECORDS[1:2], seq=16),
     }
 
 

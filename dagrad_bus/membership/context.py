@@ -1,0 +1,55 @@
+"""What the parts of one membership core share: settings, chance, deadlines, own health, the answer being collected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from dagrad_bus.ids import NodeId
+from dagrad_bus.membership.actions import Action
+from dagrad_bus.membership.agenda import Agenda
+from dagrad_bus.membership.health import Health
+from dagrad_bus.membership.watch import Watch
+from dagrad_bus.messages import Record
+from dagrad_bus.settings import BeatSettings
+
+T = TypeVar("T")
+
+
+class Context:
+    """Shared by the parts of one core.
+
+    Args:
+        me: this worker's own record.
+        settings: all times.
+        rng: every random choice.
+    """
+
+    def __init__(self, me: Record, settings: BeatSettings, rng: np.random.Generator) -> None:
+        self.me = me
+        self.settings = settings
+        self.rng = rng
+        self.agenda = Agenda()
+        self.health = Health()
+        self.watches: dict[NodeId, Watch] = {}
+        """The neighbours."""
+        self.out: list[Action] = []
+        """Actions that the present call will return."""
+        self.is_leaving = False
+        """Nothing is judged any more."""
+
+    def nonce(self) -> int:
+        """Return a number for a PING: random, so that it meets no other part's."""
+        return int(self.rng.integers(1, 1 << 63))
+
+    def some(self, of: Sequence[T], count: int) -> list[T]:
+        """Return at most ``count`` of them, drawn without repetition, in random order."""
+        if len(of) <= 1:
+            return list(of[:count])
+        return [of[i] for i in self.rng.choice(len(of), min(count, len(of)), replace=False)]
+
+    def spread(self, seconds: float) -> float:
+        """Return a random time up to ``seconds``: workers that start together should not act together."""
+        return float(self.rng.random()) * seconds

@@ -1,0 +1,87 @@
+"""``dagrad join``: whom it starts, and with which settings."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dagrad_bus.errors import UsageError
+from dagrad_bus.rendezvous import Address, publish
+from dagrad_bus.settings import ExchangeSettings, TransportSettings, from_environment
+from dagrad_bus.tools.join import environment, join
+from dagrad_bus.workers.launch.folder import RunFolder, create
+
+GONE = 2**22 + 1
+"""A process id beyond the highest of any Linux."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run of two workers, with settings that are no defaults."""
+    settings = {
+        "degree": 6,
+        "topology": "ring",
+        "exchange": asdict(ExchangeSettings(density=0.25, wire="f32")),
+        "transport": asdict(TransportSettings(codec="raw")),
+    }
+    facts = {"settings": settings, "omp_threads": "1"}
+    return create(tmp_path / "run", run="r", names=("local.0", "local.1"), facts=facts)
+
+
+def address(name: str, pid: int) -> Address:
+    return Address(name=name, pid=pid, epoch=1, inbox="tcp://127.0.0.1:1", beat="tcp://127.0.0.1:2")
+
+
+def test_the_worker_gets_the_settings_of_the_run(folder: RunFolder) -> None:
+    env = environment({"PATH": "/bin", "RANK": "3"}, folder, folder.read_run(), "local.7")
+    settings = from_environment(env)
+    assert (settings.name, settings.run, settings.members) == ("local.7", "r", ("local.0", "local.1"))
+    assert (settings.degree, settings.topology, settings.transport.codec) == (6, "ring", "raw")
+    assert settings.exchange == ExchangeSettings(density=0.25, wire="f32")
+    assert settings.directory == folder.path
+    assert settings.joins
+    assert "RANK" not in env
+    assert env["DAGRAD_ATTEMPT"] == "1"
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """Environments of the commands that would have replaced this process."""
+    found: list[dict[str, str]] = []
+
+    def execute(file: str, words: object, env: dict[str, str]) -> None:
+        found.append(env)
+
+    monkeypatch.setattr(os, "execvpe", execute)
+    return found
+
+
+def test_a_new_worker_gets_the_first_free_name(folder: RunFolder, started: list[dict[str, str]]) -> None:
+    for name in ("local.2", "local.3"):
+        result = CliRunner().invoke(join, [str(folder.path), "true"])
+        assert result.exit_code == 0, result.output
+        assert started[-1]["DAGRAD_NAME"] == name
+        assert name in folder.read_run()["workers"]
+
+
+def test_one_that_died_comes_back_and_one_that_runs_is_refused(
+    folder: RunFolder, started: list[dict[str, str]]
+) -> None:
+    publish(folder.path, address("local.0", GONE))
+    publish(folder.path, address("local.1", os.getpid()))
+    assert CliRunner().invoke(join, ["--name", "local.0", str(folder.path), "true"]).exit_code == 0
+    assert started[-1]["DAGRAD_NAME"] == "local.0"
+    refused = CliRunner().invoke(join, ["--name", "local.1", str(folder.path), "true"])
+    assert isinstance(refused.exception, UsageError)
+    assert "local.1 is running" in str(refused.exception)
+    assert len(started) == 1
+
+
+def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
+    result = CliRunner().invoke(join, [str(tmp_path), "true"])
+    assert isinstance(result.exception, UsageError)
+    assert "not a run folder" in str(result.exception)
