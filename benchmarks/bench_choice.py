@@ -194,7 +194,7 @@ def simulate(cell: Cell) -> Result:
         exchange=ExchangeSettings(density=cell.density, fanout=1, choice=cell.choice, seed=cell.seed, tau=1.0)
     )
     parts = digits.shards(recipe, WORKERS)
-    train: list[tuple[nn.Module, torch.optim.Optimizer, Callable[[], None], Batches]] = []
+    train: list[tuple[nn.Module, torch.optim.Optimizer, Callable[[int], None], Batches]] = []
     for place, (node, name) in enumerate(zip(nodes, names, strict=True)):
         port = net.ports[node] = MemoryPort(node, net, near[node], cell.liar if place == 0 else "none")
         model = build(cell.seed)
@@ -209,7 +209,7 @@ def simulate(cell: Cell) -> Result:
             optimizer.zero_grad()
             recipe.loss(model, *digits.batch(batches.next())).backward()  # type: ignore[no-untyped-call]  # torch's
             optimizer.step()
-            follow()
+            follow(step)
     honest = range(0 if cell.liar == "none" else 1, WORKERS)
     accuracies = [problem.evaluate(train[place][0], digits, cell.steps).accuracy for place in honest]
     counts = np.stack([np.bincount(digits.train_y.numpy()[part], minlength=10) for part in parts]).astype(float)

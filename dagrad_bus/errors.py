@@ -84,3 +84,7 @@ class BusClosed(BusError):
 
 class StartError(BusError):
     """The bus could not start; the message names the address or file and the cause."""
+
+
+class PortInUse(StartError):
+    """An address is taken; perhaps by an earlier process of the same worker that is not quite gone."""

@@ -37,7 +37,7 @@ from dagrad_bus.metrics import Metrics
 from dagrad_bus.record import Recorder
 from dagrad_bus.settings import Settings
 from dagrad_bus.topology.live import TopologySpec
-from dagrad_bus.wire import Kind, StateRej, StateReq
+from dagrad_bus.wire import StateRej, StateReq
 
 SWITCH_INTERVAL = 0.00002
 """Seconds after which a thread that computes in Python lets the loop run (CPython's default is 5 ms).
@@ -145,9 +145,8 @@ class BusThread:
         arrivals = bus.mailbox.take()
         if arrivals:
             self._inbox.put(bus.drained)
-            if all(arrival.kind is Kind.STATE for arrival in arrivals):
-                arrivals, superseded = coalesce(arrivals)
-                self.metrics.count("blocks_coalesced", superseded)
+            arrivals, superseded = coalesce(arrivals)
+            self.metrics.count("blocks_coalesced", superseded)
         # The loop has not looked at these yet: their state is that of before.
         busy = {peer for links in self._in_hand.copy() for peer in links}
         states = tuple(replace(s, ready=s.ready and s.peer not in busy) for s in seen.states) if busy else seen.states

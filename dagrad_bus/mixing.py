@@ -130,11 +130,6 @@ class StepClock:
             self._duration.observe(max(now - self._last, 1e-6))  # coarse clocks may stand still for a step
         self._last = now
 
-    def resume(self, now: float) -> None:
-        """Begin the next step at ``now``: what went before was no training."""
-        if not math.isnan(self._last):
-            self._last = now
-
     @property
     def rate(self) -> float:
         """Steps a second; 0 before the second step."""

@@ -136,7 +136,7 @@ def _record_fits(record: Record) -> bool:
     return (
         record.__class__ is Record
         and _is_bytes(record.node, (16,))
-        and _is_int(record.epoch, 1, U64)
+        and _is_int(record.epoch, 0 if record.state is MemberState.DEAD else 1, U64)
         and _is_int(record.incarnation, 0, U32)
         and record.state.__class__ is MemberState
         and _is_bytes(record.accuser, (0, 8))

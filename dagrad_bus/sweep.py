@@ -6,7 +6,7 @@ silent gives its missing blocks back to the deal: the bitmap is the truth, not a
 between, the sweep goes on where it stands.
 
 **Donor** (:class:`SweepOut`). At most :data:`SERVED` peers are served at a time, others are told to come back. One
-frame is in flight a link; one that is lost is sent again, half as large.
+frame is in flight a link; one that is lost is sent again.
 
 Floating blocks are numbered ``0 .. floats - 1``, integer blocks ``floats .. total - 1``; a frame holds one sort only.
 """
@@ -34,6 +34,8 @@ NO_DONOR = 30.0
 """Seconds without a block after which a requester goes on from its own state, and a donor forgets a request."""
 BACKOFF_MS = 500
 """After which a peer that was refused may ask again."""
+LOSSES = 3
+"""Losses in a row after which a donor tries smaller frames."""
 GAP = 64
 """Steps behind the neighbours' median from which on a replica is copied rather than mixed."""
 HEARING = 0.5
@@ -130,6 +132,14 @@ class SweepIn:
                 pieces.append((at, min(self._frame, stop - at)))
         return pieces
 
+    def is_asked(self, peer: NodeId) -> bool:
+        """Whether a request to ``peer`` is unanswered."""
+        return peer in self._asked
+
+    def lost(self, peer: NodeId) -> None:
+        """Take note that a request to ``peer``, or its answer, may have been lost with a connection."""
+        self._asked.pop(peer, None)
+
     def refused(self, peer: NodeId, request: int, backoff: float, now: float) -> None:
         """Take note that ``peer`` does not serve ``request``, and ask it again after ``backoff`` seconds at most."""
         asked = self._asked.get(peer)
@@ -188,7 +198,8 @@ class _Served:
     since: float
     """Of the last progress."""
     largest: int
-    """Blocks a frame, halved with each loss."""
+    """Blocks a frame: halved after :data:`LOSSES` in a row, doubled with each success."""
+    losses: int = 0
     flying: tuple[JobId, int] | None = None
     """The frame on its way, and its blocks: they stand at the head of ``ranges`` until accepted."""
 
@@ -262,9 +273,12 @@ class SweepOut:
             return
         (_, size), served.flying = served.flying, None
         if not outcome.accepted:
-            served.largest = max(1, min(served.largest, size) // 2)  # it may have been too large for that peer
+            served.losses += 1
+            if served.losses % LOSSES == 0:  # it may be too large for that peer
+                served.largest = max(1, min(served.largest, size) // 2)
             return
-        served.since = now
+        served.since, served.losses = now, 0
+        served.largest = min(2 * served.largest, self._frame)
         start, count = served.ranges.popleft()
         if size < count:
             served.ranges.appendleft((start + size, count - size))

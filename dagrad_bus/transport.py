@@ -19,7 +19,7 @@ from typing import Protocol
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from dagrad_bus.errors import StartError
+from dagrad_bus.errors import PortInUse, StartError
 from dagrad_bus.ids import NodeId
 from dagrad_bus.settings import TransportSettings
 from dagrad_bus.wire import GOSSIP_TOPIC, HEARTBEAT_TOPIC, Message, pack
@@ -39,9 +39,6 @@ _EVERY_SOCKET: dict[int, int] = {
     zmq.LINGER: 0,
     zmq.IPV6: 1,
     zmq.MAXMSGSIZE: MAX_MESSAGE,
-    zmq.HEARTBEAT_IVL: 2000,
-    zmq.HEARTBEAT_TIMEOUT: 10_000,
-    zmq.HEARTBEAT_TTL: 10_000,
     zmq.HANDSHAKE_IVL: 10_000,
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: 30,
@@ -54,6 +51,10 @@ REFUSED_WITHIN = 1.0
 """An attempt to connect that ends sooner was refused; one that nobody answers takes ``CONNECT_TIMEOUT``."""
 _LISTENING: dict[int, int] = {zmq.BACKLOG: 512}
 _CONNECTING: dict[int, int] = {zmq.CONNECT_TIMEOUT: 3000}
+_SENDING: dict[int, int] = {zmq.HEARTBEAT_IVL: 2000, zmq.HEARTBEAT_TIMEOUT: 10_000, zmq.HEARTBEAT_TTL: 10_000}
+"""Only sockets that send ask for signs of life. One that receives may be full when its peer hangs up; libzmq 4.3.5 then
+aborts the process at the next beat (its issue 4364). It notices a dead peer all the same, by the lifetime in the other
+side's beats."""
 
 
 class Handler(Protocol):
@@ -191,7 +192,7 @@ class Peer:
         self._trying_since = 0.0
         self.inbox = inbox
         self.ear: Ear | None = None
-        self._dealer = _socket(transport.ctx, zmq.DEALER, _CONNECTING)
+        self._dealer = _socket(transport.ctx, zmq.DEALER, _CONNECTING | _SENDING)
         _spread_reconnects(self._dealer)
         self._dealer.set(zmq.ROUTING_ID, b"\1" + transport.self_id + secrets.token_bytes(8))
         self._dealer.set(zmq.IMMEDIATE, 1)
@@ -233,7 +234,7 @@ class Transport:
         self._router.set(zmq.RCVHWM, 8)
         self._router.set(zmq.ROUTER_HANDOVER, 1)
         self._router.set(zmq.ROUTER_MANDATORY, 1)
-        self._beat = _socket(ctx, zmq.PUB, _LISTENING)
+        self._beat = _socket(ctx, zmq.PUB, _LISTENING | _SENDING)
         self._beat.set(zmq.SNDHWM, 256)
         host = settings.advertise or ("127.0.0.1" if settings.bind == "*" else settings.bind)
         self.inbox = _bind(
@@ -353,7 +354,9 @@ def _bind(sock: zmq.Socket[bytes], what: str, address: str, port: int, host: str
     try:
         sock.bind(f"tcp://{bracketed}:{port or '*'}")
     except zmq.ZMQError as error:
-        hint = " (is another worker using it? port 0 takes any free one)" if error.errno == zmq.EADDRINUSE else ""
-        raise StartError(f"cannot bind the {what} socket to {address}:{port}: {error.strerror}{hint}") from None
+        if error.errno == zmq.EADDRINUSE:
+            hint = "is another worker using it? port 0 takes any free one"
+            raise PortInUse(f"cannot bind the {what} socket to {address}:{port}: {error.strerror} ({hint})") from None
+        raise StartError(f"cannot bind the {what} socket to {address}:{port}: {error.strerror}") from None
     bound = bytes(sock.get(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode().rpartition(":")[2]
     return f"tcp://{f'[{host}]' if ':' in host else host}:{told or bound}"

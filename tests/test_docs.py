@@ -105,9 +105,12 @@ def test_defaults_are_those_of_the_settings() -> None:
 def test_every_subcommand_and_option_is_described() -> None:
     assert isinstance(dagrad, LazyGroup)
     context = click.Context(dagrad)
-    for name in COMMANDS:
-        assert f"### dagrad {name}" in API
-        command = dagrad.get_command(context, name)
+    found = {name: dagrad.get_command(context, name) for name in COMMANDS}
+    for name, command in list(found.items()):
+        if isinstance(command, click.Group):
+            found |= {f"{name} {sub}": below for sub, below in command.commands.items()}
+    for name, command in found.items():
+        assert f"### dagrad {name}\n" in API
         assert command is not None
         options = [word for option in command.params if isinstance(option, click.Option) for word in option.opts]
         missing = [word for word in options if not re.search(rf"`{word}[` ]|[/\[]{word}[/\]]", API)]

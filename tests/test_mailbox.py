@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,3 +123,12 @@ def test_every_block_of_a_link_is_left_once_in_its_newest_version(given_frames: 
 def test_nothing_to_coalesce(count: int) -> None:
     frames = [arrival(A, [0])] * count
     assert coalesce(frames) == (tuple(frames), 0)
+
+
+def test_frames_of_a_state_transfer_are_never_coalesced() -> None:
+    sweep = replace(arrival(A, [0, 1], 1.0), kind=Kind.SWEEP)
+    older, newer = arrival(A, [0, 1], 2.0), arrival(A, [1, 2], 3.0)
+    kept, superseded = coalesce([older, sweep, newer, sweep])
+    assert superseded == 1 and len(kept) == 4 and kept[1] is kept[3] is sweep
+    assert kept[0].selection.indices.tolist() == [0] and kept[2] is newer
+    assert coalesce([sweep, sweep, newer]) == ((sweep, sweep, newer), 0)

@@ -10,9 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagrad_bus.events import LinkState, Outcome
-from dagrad_bus.ids import JobId, NodeId
-from dagrad_bus.sweep import AGAIN, BACKOFF_MS, DONORS, NO_DONOR, SERVED, Portion, SweepIn, SweepOut
+from dagrad_bus.events import LinkState, Outcome, PeerNews
+from dagrad_bus.ids import JobId, NodeId, Step
+from dagrad_bus.sweep import (
+    AGAIN,
+    BACKOFF_MS,
+    DONORS,
+    GAP,
+    HEARING,
+    NO_DONOR,
+    SERVED,
+    GapWatch,
+    Portion,
+    SweepIn,
+    SweepOut,
+)
 from dagrad_bus.wire import StateRejection, StateReq, pack
 
 PEERS = [NodeId(bytes([i]) * 16) for i in range(8)]
@@ -55,6 +67,17 @@ def test_a_lost_donor_gives_its_blocks_back() -> None:
     sweep.received(first, one.request, np.arange(0, 4), 1.0, last=False)
     ((other, again),) = sweep.ask(dict.fromkeys(PEERS[1:3], 10.0), 1.0)
     assert other == PEERS[2] and again == StateReq(9, ((4, 6),)) and two.request == 8
+
+
+def test_a_connection_made_anew_means_asking_anew() -> None:
+    sweep = SweepIn(20, 10, 0.0)
+    ((peer, request),) = sweep.ask({PEERS[0]: 10.0}, 0.0)
+    assert sweep.is_asked(peer) and not sweep.is_asked(ME)
+    sweep.lost(peer)
+    sweep.lost(ME)
+    assert not sweep.is_asked(peer)
+    ((_, again),) = sweep.ask({PEERS[0]: 10.0}, 0.0)
+    assert again.ranges == request.ranges
 
 
 def test_a_refusal_is_respected_for_its_time() -> None:
@@ -144,10 +167,11 @@ def test_frames_follow_the_ranges_and_hold_one_sort_of_blocks() -> None:
     assert [p.last for p in made] == [False, False, False, True] and not out.served
 
 
-def test_a_lost_frame_is_sent_again_in_halves() -> None:
+def test_a_lost_frame_is_sent_again_and_in_halves_if_it_is_lost_again_and_again() -> None:
     out = SweepOut(90, 100, 30)
-    out.requested(ME, StateReq(5, ((0, 30),)), LINKS, 0.0)
-    assert [(p.start, p.count, p.last) for p in portions(out, (1,))] == [(0, 30, True), (0, 15, False), (15, 15, True)]
+    out.requested(ME, StateReq(5, ((0, 40),)), LINKS, 0.0)
+    made = [(p.start, p.count) for p in portions(out, (1, 3, 4, 5))]
+    assert made == [(0, 30), (0, 30), (30, 10), (30, 10), (30, 10), (30, 5), (35, 5)]
 
 
 def test_a_request_ends_with_its_link_or_when_nothing_is_taken() -> None:
@@ -234,3 +258,41 @@ def test_any_frame_size_works(frame: int) -> None:
     sweep = SweepIn(40, frame, 0.0)
     while not sweep.is_done:
         filled(sweep, sweep.ask(PATIENT, 0.0), 0.0)
+
+
+def news(**steps: tuple[int, float]) -> dict[NodeId, PeerNews]:
+    return {PEERS[int(name[1:])]: PeerNews(Step(step), rate) for name, (step, rate) in steps.items()}
+
+
+@pytest.mark.parametrize(
+    ("said", "behind"),
+    [
+        ({"p0": (GAP, 0.0), "p1": (GAP, 0.0)}, False),
+        ({"p0": (GAP + 1, 0.0), "p1": (GAP + 1, 0.0)}, True),
+        ({"p0": (1000, 0.0), "p1": (0, 0.0), "p2": (0, 0.0)}, False),  # the median decides
+        ({"p0": (1000, 100.0), "p1": (990, 99.0)}, False),  # they began with us, and are faster
+        ({"p0": (1100, 100.0), "p1": (1200, 99.0)}, True),
+    ],
+)
+def test_far_behind_is_meant_at_the_start(said: dict[str, tuple[int, float]], behind: bool) -> None:
+    assert GapWatch(0, 5.0).decide(news(**said), PEERS[: len(said)], 15.0) is behind
+    ahead = GapWatch(2000, 5.0)
+    assert ahead.decide(news(**said), PEERS[: len(said)], 15.0) is False
+
+
+def test_nothing_is_decided_before_half_of_the_neighbours_were_heard_or_some_time_went_by() -> None:
+    watch, one = GapWatch(0, 0.0), news(p0=(500, 0.0))
+    assert watch.decide({}, PEERS[:4], 1.0) is None
+    assert watch.decide(one, PEERS[1:4], 1.0) is None  # no link to that one
+    assert watch.decide(one, PEERS[:4], 2.0) is None
+    assert watch.decide(one, PEERS[:4], 2.0 + HEARING) is True
+    assert GapWatch(0, 0.0).decide(one | news(p1=(500, 0.0)), PEERS[:4], 2.0) is True
+
+
+def test_news_from_before_the_watch_say_nothing() -> None:
+    old = news(p0=(500, 0.0), p1=(500, 0.0))
+    watch = GapWatch(0, 0.0, settle=2.0, known=old)
+    fresh = old | news(p0=(501, 0.0))
+    assert watch.decide(fresh, PEERS[:2], 1.9) is None
+    assert watch.decide(old, PEERS[:2], 2.0) is None
+    assert watch.decide(fresh, PEERS[:2], 2.0) is True

@@ -17,6 +17,7 @@ from dagrad_bus.errors import BusError, UsageError
 COMMANDS = {
     "run": ("dagrad_bus.tools.run:run", "Train with N workers on this host."),
     "join": ("dagrad_bus.tools.join:join", "Add a worker to a live run, or bring one back."),
+    "soak": ("dagrad_bus.tools.soak:soak", "Play simulated runs with faults drawn from seeds."),
     "report": ("dagrad_bus.tools.report:report", "Show a finished run again: table, summary, figures."),
     "topology": ("dagrad_bus.tools.topology:topology", "Make, inspect, draw and compare graphs; rewire a run."),
 }

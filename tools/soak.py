@@ -9,8 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -26,7 +25,7 @@ NEWS = 2.0
 """Seconds between two lines of progress."""
 
 
-class Range(click.ParamType):
+class Range(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
     """``A:B``, or ``A`` alone."""
 
     name = "A:B"
@@ -34,14 +33,14 @@ class Range(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """Return both numbers."""
         if isinstance(value, tuple):
-            return int(value[0]), int(value[1])  # the default
+            return cast(tuple[int, int], value)  # the default
         first, _, last = str(value).partition(":")
         if not first.isdigit() or (last and not last.isdigit()):
             self.fail(f"{value!r}: needs a number or two as A:B", param, ctx)
         return int(first), int(last or first)
 
 
-class Faults(click.ParamType):
+class Faults(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
     """Names of fault classes with commas between; ``none`` for none of them."""
 
     name = "LIST"
@@ -49,7 +48,7 @@ class Faults(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         """Return the names."""
         if isinstance(value, tuple):
-            return tuple(map(str, value))
+            return cast(tuple[str, ...], value)
         names = () if value == "none" else tuple(str(value).split(","))
         unknown = [name for name in names if name not in FAULTS]
         if unknown:
@@ -61,7 +60,9 @@ class Faults(click.ParamType):
 @click.option("--seed", type=click.IntRange(0), help="Play this one and show what happened.")
 @click.option("--seeds", type=Range(), default=(0, 100), show_default="0:100", help="Play seeds A to B - 1.")
 @click.option("--workers", type=Range(), default=(4, 12), show_default="4:12", help="Least and most workers.")
-@click.option("--horizon", type=click.FloatRange(1), default=40.0, show_default=True, help="Most virtual seconds of faults.")
+@click.option(
+    "--horizon", type=click.FloatRange(1), default=40.0, show_default=True, help="Most virtual seconds of faults."
+)
 @click.option("--faults", type=Faults(), help="These fault classes and no others, whatever the seed says.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
 @click.option("--shrink/--no-shrink", "wants_shrink", default=True, help="Look for the smallest run that fails alike.")
@@ -168,6 +169,6 @@ def _figures(scenario: str | None, seeds: tuple[int, int], sizes: Iterable[int],
         found = SCENARIOS[name](seeds[0])
         worst = max(worst, int(not found.ok))
         click.echo(json.dumps(asdict(found)) if as_json else found.told())
-    for cost in map(partial(scale), sizes):
+    for cost in map(scale, sizes):
         click.echo(json.dumps(asdict(cost)) if as_json else cost.told())
     return worst

@@ -138,7 +138,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def train(
-    recipe: Recipe, faults: Faults, settings: Settings, *, wait: float, linger: float, log_steps: bool = False
+    recipe: Recipe,
+    faults: Faults,
+    settings: Settings,
+    *,
+    wait: float,
+    linger: float,
+    is_back: bool = False,
+    log_steps: bool = False,
 ) -> None:
     """Train one worker's replica, with its peers if there are any.
 
@@ -148,6 +155,7 @@ def train(
         settings: the run's; ``attach`` reads the same environment.
         wait: seconds to wait at most for the others at the start.
         linger: seconds to go on mixing at most at the end.
+        is_back: it was started again, or joins a run that goes on: it copies its neighbours' model first.
         log_steps: whether step times are logged at each evaluation.
     """
     times = StepTimes()
@@ -157,13 +165,17 @@ def train(
     with dagrad_bus.attach(model, optimizer) as bus:
         shard = digits.shards(recipe, bus.count)[bus.index]
         batches = Batches(shard, recipe.batch, recipe.seed, bus.name)
-        wait_for_all(settings, wait)
-        for step in range(1, recipe.steps + 1):
+        if settings.joins or is_back:
+            bus.sync()
+        else:
+            wait_for_all(settings, wait)
+        while bus.step_count < recipe.steps:  # not a plain count: one that fell behind goes on at its peers' step
             began = time.monotonic()
+            follow_schedule(bus.step_count)
             optimizer.zero_grad()
             recipe.loss(model, *digits.batch(batches.next())).backward()  # type: ignore[no-untyped-call]  # torch's
             optimizer.step()
-            follow_schedule()
+            step = bus.step_count
             times.note(began, time.monotonic())
             if recipe.evaluates(step):
                 report(bus, evaluate(model, digits, step))
@@ -247,13 +259,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train and return the exit code; a known error is one line."""
     flags = parse(argv)
     torch.set_num_threads(flags.threads)
-    first = os.environ.get("DAGRAD_ATTEMPT", "0") == "0"  # a restarted worker neither crashes again nor waits
+    first = os.environ.get("DAGRAD_ATTEMPT", "0") == "0"  # a restarted worker does not crash again
     fail = {name: int(step) for name, step in flags.fail} if first else {}
     try:
         settings = from_environment(os.environ)
         faults = Faults(pace=flags.pace, sleep=dict(flags.sleep), fail=fail)
-        wait = flags.wait if first else 0.0
-        train(from_flags(flags), faults, settings, wait=wait, linger=flags.linger, log_steps=flags.log_steps)
+        train(
+            from_flags(flags),
+            faults,
+            settings,
+            wait=flags.wait,
+            linger=flags.linger,
+            is_back=not first,
+            log_steps=flags.log_steps,
+        )
     except BusError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

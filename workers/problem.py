@@ -194,17 +194,23 @@ def build_model(name: ModelName, seed: int) -> nn.Module:
         )
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
-    """Return the recipe's optimizer and what is called after each step to follow the schedule."""
+def build_optimizer(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimizer, Callable[[int], None]]:
+    """Return the recipe's optimizer and what is told the number of steps taken, to follow the schedule.
+
+    It may be told any number: a worker that copied its peers' state goes on at their step.
+    """
     optimizer: torch.optim.Optimizer
     if recipe.optimizer == "adam":
         optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
     else:
         optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum)
-    if recipe.schedule == "none":
-        return optimizer, lambda: None
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, recipe.steps))
-    return optimizer, lambda: schedule.step()
+
+    def follow(step: int) -> None:
+        if recipe.schedule == "cosine":
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * _cosine(step, recipe.steps)
+
+    return optimizer, follow
 
 
 def _cosine(step: int, steps: int) -> float:

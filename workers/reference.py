@@ -64,7 +64,7 @@ def run(model: nn.Module, digits: Digits, recipe: Recipe, count: int) -> Iterato
     for step in range(1, recipe.steps + 1):
         set_mean_gradient(recipe, model, [digits.batch(stream.next()) for stream in streams])
         optimizer.step()
-        follow_schedule()
+        follow_schedule(step)
         if recipe.evaluates(step):
             yield evaluate(model, digits, step)
 

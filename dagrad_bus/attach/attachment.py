@@ -26,8 +26,11 @@ from dagrad_bus.attach.replica import Replica
 from dagrad_bus.attach.rules import KINDS, Rule, make_rule, restore
 from dagrad_bus.attach.sampling import Sampler
 from dagrad_bus.attach.transfer import Transfer
+from dagrad_bus.checksum import crc32c
 from dagrad_bus.errors import BusClosed, UsageError
+from dagrad_bus.events import MemberEvent
 from dagrad_bus.settings import Settings, from_environment
+from dagrad_bus.topology.live import TopologySpec
 
 _log = logging.getLogger("dagrad_bus")
 STATE_VERSION = 1
@@ -68,6 +71,7 @@ class Attachment:
         self._parts = parts
         self._pid = os.getpid()
         self._closed = False
+        self._callbacks: list[Callable[[MemberEvent], None]] = []
         self._step = 0
         before = parts.rule.before_step if parts is not None and parts.rule.needs_gradient else None
         if before is not None and not optimizers:
@@ -81,8 +85,9 @@ class Attachment:
 
     @property
     def index(self) -> int:
-        """Position of this worker in the launched list; 0 when alone."""
-        return self._settings.members.index(self.name) if self._settings.members else 0
+        """Position of this worker in the launched list; 0 when alone. One that joined later has one by its name."""
+        members = self._settings.members
+        return members.index(self.name) if self.name in members else crc32c(self.name.encode()) % self.count
 
     @property
     def count(self) -> int:
@@ -98,6 +103,27 @@ class Attachment:
     def is_alone(self) -> bool:
         """Whether there is nobody to exchange with."""
         return self._parts is None
+
+    @property
+    def members(self) -> Mapping[str, str]:
+        """What is believed of each member, by name: alive, suspect, dead or left."""
+        return self._port.members()
+
+    def on_member(self, callback: Callable[[MemberEvent], None]) -> None:
+        """Have ``callback`` told what happens to members, at the step boundary that follows, in the training thread.
+
+        What it raises comes out of the step.
+        """
+        self._callbacks.append(callback)
+
+    def rewire(self, spec: TopologySpec) -> bool:
+        """Publish a graph: all workers adopt it without losing a step. False: the bus had no room for the order.
+
+        Args:
+            spec: must have a higher version than the one in force.
+        """
+        self._check()
+        return self._port.rewire(spec)
 
     def exchange(self) -> None:
         """Do one step boundary. The hooks call it; call it yourself only after ``attach(model, None)``.
@@ -122,6 +148,11 @@ class Attachment:
             self._port.sample(self._step, values)
         self._parts.exchange.metrics.gauge("step", self._step)
         self._port.note_step(self._step, self._parts.exchange.rate)
+        events = self._parts.exchange.events
+        while events:
+            event = events.popleft()
+            for callback in self._callbacks:
+                callback(event)
 
     @property
     def is_syncing(self) -> bool:

@@ -7,6 +7,7 @@ never waits.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypedDict
@@ -20,7 +21,7 @@ from dagrad_bus.attach.port import Port
 from dagrad_bus.blocks import Layout, Stripe, frame_budget
 from dagrad_bus.book import Book
 from dagrad_bus.codec import Value, fits_f16, from_wire, to_wire
-from dagrad_bus.events import NO_NEWS, Arrival, LinkState, Outcome, Outgoing, Selection, View
+from dagrad_bus.events import NO_NEWS, Arrival, LinkState, MemberEvent, Outcome, Outgoing, Selection, View
 from dagrad_bus.ids import JobId, NodeId, Step
 from dagrad_bus.mixing import AgeTracker, StepClock, Version, arrival_age, discount, version_weight
 from dagrad_bus.peers import Explorer, make_choice
@@ -115,6 +116,8 @@ class Exchange:
         self._sweeps: list[Arrival] = []
         self.spared: frozenset[NodeId] = frozenset()
         """Peers that :meth:`plan` leaves alone: their link is wanted for something else."""
+        self.events: deque[MemberEvent] = deque()
+        """What happened to members since the owner of the exchange last looked."""
         self.watch: Callable[[View, float], None] = lambda view, now: None
         """Shown each view and its time, before its arrivals are weighed."""
         self._exchanges = 0
@@ -166,14 +169,16 @@ class Exchange:
 
     def _hear(self, view: View) -> None:
         """Take what heartbeats said of other members, and say with whom of them a link is wanted."""
+        self.events.extend(view.events)
         if view.news is not self._news:
             self._news = view.news
-            for peer, news in view.news.items():
+            known = {**view.others, **view.news}
+            for peer, news in known.items():
                 self.affinity.heard(peer, news.sketch, news.step)
-            self.affinity.keep(view.news.keys() | {link.peer for link in view.links})
+            self.affinity.keep(known.keys() | {link.peer for link in view.links})
         if self.settings.explore:
             neighbours = {link.peer for link in view.links}.difference(self._explorer.wanted)
-            if self._explorer.renew(sorted(view.news.keys() - neighbours), self._clock()):
+            if self._explorer.renew(sorted((view.others.keys() | view.news.keys()) - neighbours), self._clock()):
                 self._port.explore(self._explorer.wanted)
                 self.metrics.count("members_explored", len(self._explorer.wanted))
 
@@ -228,10 +233,6 @@ class Exchange:
         """Return a number that no frame had before."""
         self._jobs += 1
         return JobId(self._jobs)
-
-    def resume(self) -> None:
-        """Note that time went by without training: it counts for no step."""
-        self._steps.resume(self._clock())
 
     def plan(self, *, repeats: bool) -> Plan | None:
         """Say what the next frame holds and who gets it; None where no selected link is ready.

@@ -16,6 +16,7 @@ from dagrad_bus.events import Outgoing, View
 from dagrad_bus.ids import NodeId
 from dagrad_bus.messages import StateRej, StateReq
 from dagrad_bus.metrics import Metrics
+from dagrad_bus.topology.live import TopologySpec
 
 
 class Port(Protocol):
@@ -59,6 +60,14 @@ class Port(Protocol):
 
     def explore(self, peers: tuple[NodeId, ...]) -> None:
         """Tell with which members beyond the neighbours a link is wanted for a minute."""
+        ...
+
+    def members(self) -> Mapping[str, str]:
+        """Return what is believed of each member, by name."""
+        ...
+
+    def rewire(self, spec: TopologySpec) -> bool:
+        """Publish a graph. Never blocks; False: no room, nothing was taken."""
         ...
 
     def sample(self, step: int, values: NDArray[np.float32]) -> None:
@@ -113,6 +122,15 @@ class Silent:
 
     def explore(self, peers: tuple[NodeId, ...]) -> None:
         """Do nothing."""
+
+    def members(self) -> Mapping[str, str]:
+        """Return nobody."""
+        return {}
+
+    def rewire(self, spec: TopologySpec) -> bool:
+        """Take nothing."""
+        del spec
+        return False
 
     def sample(self, step: int, values: NDArray[np.float32]) -> None:
         """Do nothing."""

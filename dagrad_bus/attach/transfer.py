@@ -82,9 +82,10 @@ class Transfer:
         self._seen_at = clock()
         self._stood_still = -np.inf
         self._gap: GapWatch | None = GapWatch(0, self._seen_at)
+        self._behind: bool | None = None
         self._copy: SweepIn | None = None
         self._ahead = 0
-        """Steps that a donor must have done; what it leads by is worth copying."""
+        """Steps that a donor must have done."""
         self.caught_up = 0
         """Steps of the donors of the last copy, if it was completed."""
         self._mix: tuple[NodeId, SweepIn] | None = None
@@ -111,23 +112,40 @@ class Transfer:
             self._stood_still = now
         self._seen_at = now
         self._listen(view, now)
+        for sweep in self._running():
+            self._follow(sweep, view, now)
         self._view = view
         self._out.keep(view.links, now)
         for outcome in view.outcomes:
             self._out.resolved(outcome, now)
+        self._answer(view, now)
+        self._healed.extend((peer, now) for peer in view.healed)
+        # Every other frame of a link is an ordinary one.
+        ready = {link.peer for link in view.links if link.ready}
+        self._exchange.spared = frozenset(ready.intersection(self._out.waiting())) - self._exchange.spared
+        if self._gap is not None and self._copy is None:
+            links = [link.peer for link in view.links]
+            self._behind = self._gap.decide(self._news, links, now)
+            if self._behind:  # what is about to be replaced is not published
+                self._exchange.spared = frozenset(links)
+
+    def _follow(self, sweep: SweepIn, view: View, now: float) -> None:
+        """Tell a running sweep what became of its requests."""
+        former = {link.peer: link.generation for link in self._view.links}
+        for link in view.links:
+            if former.get(link.peer) != link.generation:
+                sweep.lost(link.peer)
+        for peer, rejection in view.rejections:
+            sweep.refused(peer, rejection.request, rejection.backoff_ms / 1000, now)
+
+    def _answer(self, view: View, now: float) -> None:
+        """Take the peers' requests, or refuse them."""
         for peer, request in view.requests:
             refusal = StateRej(request.request, StateRejection.SYNCING, round(AGAIN * 1000))
             answer = refusal if self._copy is not None else self._out.requested(peer, request, view.links, now)
             if answer is not None:
                 self._port.tell(peer, answer)
                 self._exchange.metrics.count("sweeps_refused")
-        for peer, rejection in view.rejections:
-            for sweep in self._running():
-                sweep.refused(peer, rejection.request, rejection.backoff_ms / 1000, now)
-        self._healed.extend((peer, now) for peer in view.healed)
-        # Every other frame of a link is an ordinary one.
-        ready = {link.peer for link in view.links if link.ready}
-        self._exchange.spared = frozenset(ready.intersection(self._out.waiting())) - self._exchange.spared
 
     def _listen(self, view: View, now: float) -> None:
         """Note what is known of the peers' steps, from heartbeats and from the frames themselves."""
@@ -163,10 +181,8 @@ class Transfer:
         self._step = step
         self._take()
         self._serve(step)
-        if self._gap is not None:
-            links = [link.peer for link in self._view.links]
-            behind = self._gap.decide(self._news, links, self._seen_at)
-            self._gap = self._gap if behind is None else None
+        if self._behind is not None:
+            behind, self._behind, self._gap = self._behind, None, None
             if behind:
                 self.copy(step, check, ahead=step + GAP)
         self._mix_on()
@@ -182,7 +198,7 @@ class Transfer:
             timeout: seconds at most; without a donor it ends in any case.
         """
         began = self._clock()
-        self._gap, self._mix, self._ahead = None, None, ahead
+        self._gap, self._behind, self._mix, self._ahead = None, None, None, ahead
         for peer in self._out.served:
             self._out.drop(peer)
         sweep = self._copy = SweepIn(self._total, self._frame, began, self._requests)
@@ -196,7 +212,7 @@ class Transfer:
                 now = self._seen_at
                 if sweep.is_starved(now) or now - began >= timeout:
                     break
-                self._ask(sweep, self._donors(), now)
+                self._ask(sweep, self._donors(sweep), now)
                 self._port.note_step(step, self._exchange.rate)
                 if not sweep.is_done:
                     self.pause(POLL)
@@ -204,16 +220,15 @@ class Transfer:
             self._copy, self._gap, self._requests = None, None, sweep.next_request
             self.caught_up = self.caught_up if sweep.is_done else 0
             self._port.set_syncing(False)
-            self._exchange.resume()
         self._exchange.metrics.count("sweeps_done" if sweep.is_done else "sweep_fallback")
         self._exchange.metrics.gauge("sweep_seconds", self._clock() - began)
         return sweep.is_done
 
-    def _donors(self) -> dict[NodeId, float]:
+    def _donors(self, sweep: SweepIn) -> dict[NodeId, float]:
         """Return whom to ask, the furthest first, and how long each may be silent."""
-        linked = [link.peer for link in self._view.links]
         nothing = PeerNews(Step(0), 0.0)
-        known = sorted(((self._news.get(peer, nothing), peer) for peer in linked), key=lambda one: -one[0].step)
+        able = [link.peer for link in self._view.links if link.ready or sweep.is_asked(link.peer)]
+        known = sorted(((self._news.get(peer, nothing), peer) for peer in able), key=lambda one: -one[0].step)
         return {peer: _patience(news) for news, peer in known if news.step >= self._ahead}
 
     def _ask(self, sweep: SweepIn, donors: Mapping[NodeId, float], now: float) -> None:
@@ -236,12 +251,12 @@ class Transfer:
                 break
             self._healed.popleft()
             if peer in linked and peer not in self._stopped:  # who was stopped copies us, if it is behind
+                self._ahead = 0
                 self._mix = peer, SweepIn(self._total, self._frame, now, self._requests)
         if self._mix is not None:
             peer, sweep = self._mix
-            known = self._news.get(peer)
-            donors = {peer: _patience(known)} if peer in linked else {}
-            self._ask(sweep, donors, now)
+            donors = self._donors(sweep)
+            self._ask(sweep, {peer: donors[peer]} if peer in donors else {}, now)
 
     # What arrives ------------------------------------------------------------------------------------------------
 

@@ -116,7 +116,7 @@ class Bus:
     def neighbours(self) -> tuple[str, ...]:
         """Names of this worker's neighbours in the graph."""
         node = self._engine.node
-        return tuple(node.name_of(peer) for peer in node.neighbours)
+        return tuple(node.membership.name_of(peer) for peer in node.neighbours)
 
     @property
     def spec(self) -> TopologySpec:
@@ -198,7 +198,7 @@ class Bus:
         self._waiting.update({(job, peer): future for peer, future in futures.items()})
         now = time.monotonic()
         self._engine.publish(Outgoing(job, tuple(peers), Kind.STATE, value, selection, Step(step), rate, now))
-        name_of = self._engine.node.name_of
+        name_of = self._engine.node.membership.name_of
         return {name_of(peer): await future for peer, future in futures.items()}
 
     async def frames(self) -> AsyncIterator[Arrival]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -26,7 +27,7 @@ from dagrad_bus.bus.intake import Intake
 from dagrad_bus.bus.node import Node
 from dagrad_bus.bus.outlook import Outlook
 from dagrad_bus.bus.upkeep import Upkeep
-from dagrad_bus.errors import RemoteError
+from dagrad_bus.errors import PortInUse, RemoteError
 from dagrad_bus.events import Outgoing
 from dagrad_bus.ids import NodeId
 from dagrad_bus.link import LinkUp, Packed, Rejected
@@ -38,9 +39,11 @@ from dagrad_bus.rendezvous import Address, find_graph, publish
 from dagrad_bus.settings import Settings
 from dagrad_bus.topology.live import TopologySpec
 from dagrad_bus.topology.static import StaticGraph
-from dagrad_bus.transport import open_transport
+from dagrad_bus.transport import Transport, open_transport
 from dagrad_bus.wire import StateRej, StateReq, parse
 
+BIND_TRIES, BIND_PAUSE = 10, 0.5
+"""How often, and how many seconds apart, a port is asked for that is taken."""
 FAREWELL = 0.25
 """Seconds between the news that this worker leaves and its goodbye: its neighbours find each other in the meantime."""
 
@@ -100,7 +103,7 @@ class Engine:
         self._broken: asyncio.Future[None] = self.loop.create_future()
         self._alarm = Alarm(self.loop, self._tick, self.fail)
         self._stack.callback(self._alarm.disarm)  # first in, last out: until then something may arm it again
-        self.transport = self._stack.enter_context(open_transport(self.identity.node, self.settings.transport))
+        self.transport = await self._open_transport()
         self.threads = self._stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="dagrad-coder"))
         self._encoder = Bench(self.threads, self._pack, self._submit)
         self._intake = Intake(self)
@@ -120,6 +123,24 @@ class Engine:
         jobs = (self._watch, self._upkeep.watch_lag, self._upkeep.find_peers, self._encoder.run, self._intake.run)
         self._tasks = [group.create_task(job(), name=f"dagrad.{job.__qualname__}") for job in jobs]
         self._stack.push_async_exit(self._leave)
+
+    async def _open_transport(self) -> Transport:
+        """Bind; a port that is taken is tried again for a while, and then another one is advertised.
+
+        An earlier life of this worker may still hold it, or a child that it forked and left behind.
+        """
+        settings = self.settings.transport
+        for _ in range(BIND_TRIES):
+            try:
+                return self._stack.enter_context(open_transport(self.identity.node, settings))
+            except PortInUse:
+                if settings.advertise_inbox_port or settings.advertise_beat_port:
+                    raise  # somebody forwards that very port
+                await asyncio.sleep(BIND_PAUSE)
+        self.log.warning("port_in_use", inbox=settings.inbox_port, beat=settings.beat_port, instead="any free port")
+        self.metrics.count("ports_in_use")
+        elsewhere = replace(settings, inbox_port=0, beat_port=0)
+        return self._stack.enter_context(open_transport(self.identity.node, elsewhere))
 
     def _chance(self) -> np.random.Generator:
         return np.random.default_rng([int.from_bytes(self.identity.node, "little"), self.identity.epoch])
@@ -184,7 +205,7 @@ class Engine:
 
     def _log(self, event: MemberChanged | SpecChanged | GraphMissing | Rejected | LinkUp) -> None:
         """Write down what is rare."""
-        name_of = self.node.name_of
+        name_of = self.node.membership.name_of
         match event:
             case MemberChanged():
                 self.log.info("member", peer=event.name, was=event.old, now=event.new, why=event.why)

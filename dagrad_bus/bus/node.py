@@ -157,10 +157,6 @@ class Node:
         """All contacts."""
         return self.contacts.by_peer
 
-    def name_of(self, peer: NodeId) -> str:
-        """Return a member's name, or its id where none is known."""
-        return self.membership.name_of(peer)
-
     # What arrives ----------------------------------------------------------------------------------------------
 
     def is_banned(self, routing: bytes, now: float) -> bool:
@@ -364,15 +360,15 @@ class Node:
                 before = contact.sent_bytes
                 contact.pump(now)
                 self.metrics.count("bytes_sent", contact.sent_bytes - before)
-                self._arm(contact.out.next_deadline())
-                if contact.incoming is not None:
-                    self._arm(contact.incoming.next_deadline())
-        self._arm(self.membership.next_deadline())
+                self._arm_for(contact)
+        self.due = min(self.due, self.membership.next_deadline())
         self.refresh()
 
-    def _arm(self, deadline: float | None) -> None:
-        if deadline is not None and deadline < self.due:
-            self.due = deadline
+    def _arm_for(self, contact: Contact) -> None:
+        incoming = contact.incoming
+        for deadline in (contact.out.next_deadline(), incoming.next_deadline() if incoming is not None else None):
+            if deadline is not None and deadline < self.due:
+                self.due = deadline
 
     def refresh(self) -> None:
         """Show the owner the links as they are now."""
@@ -394,9 +390,7 @@ class Node:
             self.metrics.count("connections_reset", self.contacts.tidy(now))
         self.due = min(self._tidy_at, self._affairs.beat_at)
         for contact in self.contacts:  # acting arms for what moved; what did not move is due when it was before
-            self._arm(contact.out.next_deadline())
-            if contact.incoming is not None:
-                self._arm(contact.incoming.next_deadline())
+            self._arm_for(contact)
         self.flush(now)
 
     def lagged(self, lag: float, now: float) -> None:

@@ -82,7 +82,7 @@ class Upkeep:
             self._asked.update(others[:CONTACTS])
             return others[:CONTACTS]
         wanted = [contact.peer for contact in node.contacts.linked]
-        return [node.name_of(peer) for peer in wanted if node.membership.is_expected(peer)]
+        return [node.membership.name_of(peer) for peer in wanted if node.membership.is_expected(peer)]
 
     def _connect(self, found: Address) -> None:
         bus = self._bus

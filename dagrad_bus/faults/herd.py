@@ -23,7 +23,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -170,7 +170,8 @@ class Herd:
 
     def add(self, name: str, host: str = "127.0.0.1") -> Member:
         """Make a place for a worker; :meth:`start` fills it."""
-        inbox, beat = free_ports(self.seed + len(self.members), 2)
+        taken = {port for other in self.members.values() for port in (other.inbox_port, other.beat_port)}
+        inbox, beat = free_ports(2, taken)
         member = Member(name, derive_node_id(RUN, name), inbox, beat, self.folder / f"{name}.log", host)
         self.members[name] = member
         if self.proxy is not None:
@@ -308,6 +309,7 @@ class Herd:
 
     def states(self, names: Iterable[str] | None = None) -> dict[str, Answer]:
         """Return how things stand, as each worker sees them."""
+        self.note_exits()
         return self.ask_all("state", names)
 
     def until(self, what: str, condition: Callable[[], object], seconds: float) -> float:
@@ -344,11 +346,10 @@ class Herd:
         return sum(int(state["metrics"]["counters"].get(name, 0)) for state in states.values())
 
 
-def free_ports(seed: int, count: int) -> list[int]:
+def free_ports(count: int, taken: Iterable[int] = ()) -> list[int]:
     """Return ports that nobody listens on, outside the range handed to who connects; drawn, so that runs rarely meet."""
-    chance = random.Random(f"{os.getpid()} {seed}")
     found: list[int] = []
-    for port in _drawn(chance):
+    for port in random.SystemRandom().sample(sorted(set(PORTS) - set(taken)), 1000):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -359,8 +360,3 @@ def free_ports(seed: int, count: int) -> list[int]:
         if len(found) == count:
             return found
     raise StartError("no free port")
-
-
-def _drawn(chance: random.Random) -> Iterator[int]:
-    for _ in range(len(PORTS)):
-        yield chance.choice(PORTS)

@@ -131,7 +131,7 @@ class Trainer:
         self.view = view = self.bus.view()
         self.swaps.append(time.perf_counter() - before)
         now = time.monotonic()
-        for event in getattr(view, "events", ()):
+        for event in view.events:
             self.events.append((now, event.name, event.kind))
         self.replica.note_links(view.links, view.outcomes)
         self.replica.receive(view.arrivals)
@@ -160,6 +160,7 @@ class Trainer:
             "handoff_p99": _percentile(self.handoffs, 99) * 1e3,
             "late_p50": _percentile(self.late, 50) * 1e3,
             "late_p99": _percentile(self.late, 99) * 1e3,
+            "late_max": max(self.late, default=0.0) * 1e3,
             "age_error": float(np.median(replica.age_errors)) if replica.age_errors else -1.0,
             "metrics": self.bus.snapshot(),
             **bus_state(self.bus, self.settings),
@@ -202,9 +203,9 @@ class Trainer:
         """Hand over the replica: float32[nB, 8]."""
         return {"values": encode(self.replica.values)}
 
-    def order_hold_lock(self, seconds: float) -> Answer:
+    def order_hold_lock(self, duration: float) -> Answer:
         """Hold the interpreter lock: no Python code of this process runs meanwhile."""
-        ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+        ctypes.PyDLL(None).usleep(int(duration * 1e6))
         return {}
 
     def order_wedge(self) -> Answer:
@@ -212,11 +213,11 @@ class Trainer:
         threading.Event().wait()
         return {}
 
-    def order_fork(self, seconds: float) -> Answer:
+    def order_fork(self, duration: float) -> Answer:
         """Fork a child that does nothing for a while, as a careless data loader would leave one."""
         pid = os.fork()
         if pid == 0:
-            time.sleep(seconds)
+            time.sleep(duration)
             os._exit(0)
         return {"pid": pid}
 
@@ -230,9 +231,7 @@ class Trainer:
 
     def order_rewire(self, **spec: Any) -> Answer:
         """Publish another graph."""
-        engine: Any = self.bus._bus
-        engine.rewire(TopologySpec(**spec))
-        return {}
+        return {"taken": self.bus.rewire(TopologySpec(**spec))}
 
 
 ORDERS: dict[str, Callable[..., Answer]] = {

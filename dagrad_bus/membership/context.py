@@ -16,6 +16,7 @@ from dagrad_bus.messages import Record
 from dagrad_bus.settings import BeatSettings
 
 T = TypeVar("T")
+RELAY_LIFE, MOST_RELAYS = 60.0, 4
 
 
 class Context:
@@ -35,10 +36,25 @@ class Context:
         self.health = Health()
         self.watches: dict[NodeId, Watch] = {}
         """The neighbours."""
+        self.stand_ins: tuple[NodeId, ...] = ()
+        """Those of them that stand in for others: they do not listen to this worker."""
+        self.relays: dict[NodeId, float] = {}
+        """Members that reach somebody whom this worker does not, and until when that is taken for granted."""
         self.out: list[Action] = []
         """Actions that the present call will return."""
         self.is_leaving = False
         """Nothing is judged any more."""
+
+    def use_relay(self, node: NodeId, now: float) -> None:
+        """Take note that a member reaches somebody whom this worker does not."""
+        self.relays.pop(node, None)
+        while len(self.relays) >= MOST_RELAYS:
+            del self.relays[next(iter(self.relays))]
+        self.relays[node] = now + RELAY_LIFE
+
+    def relays_at(self, now: float) -> list[NodeId]:
+        """Return the relays, the newest first."""
+        return [node for node, until in reversed(self.relays.items()) if now < until]
 
     def nonce(self) -> int:
         """Return a number for a PING: random, so that it meets no other part's."""

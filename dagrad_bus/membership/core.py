@@ -208,12 +208,8 @@ class Membership:
     def _receive(self, peer: NodeId, message: Message, now: float) -> None:
         self._detector.heard(peer, now)
         take = self._take.get(message.__class__)
-        if take is not None and not self._is_silenced(message):
+        if take is not None and (not self._context.is_leaving or isinstance(message, Gossip)):
             take(peer, message, now)
-
-    def _is_silenced(self, message: Message) -> bool:
-        """Whether a worker that leaves no longer cares."""
-        return self._context.is_leaving and not isinstance(message, Gossip)
 
     def _beat(self, peer: NodeId, beat: Heartbeat, now: float) -> None:
         record = self._table.find(peer)
@@ -257,7 +253,7 @@ class Membership:
             self._ledger.learn(word, Source.SELF, peer, now)
 
     def _result(self, peer: NodeId, message: PingRes, now: float) -> None:
-        self._prober.result(message, now)
+        self._prober.result(peer, message, now)
 
     def heard(self, peer: NodeId, now: float) -> Actions:
         """Take note that some other message of a member arrived: it lives."""
@@ -325,9 +321,9 @@ class Membership:
     def readdress(self, me: Record, now: float) -> Actions:
         """Publish other fields of this worker's own record; its incarnation rises."""
         mine = self.me
-        incarnation = mine.incarnation + 1 if me.epoch <= mine.epoch else me.incarnation
-        epoch = max(me.epoch, mine.epoch)
-        self._ledger.publish(replace(me, epoch=epoch, incarnation=incarnation, state=mine.state), now)
+        if me.epoch <= mine.epoch:
+            me = replace(me, epoch=mine.epoch, incarnation=mine.incarnation + 1)
+        self._ledger.publish(replace(me, state=mine.state), now)
         return self._finish(now)
 
     def sketched(self, sketch: bytes, step: Step, now: float) -> Actions:
@@ -391,7 +387,7 @@ class Membership:
             self._context.agenda.sooner("dead", now + wait)
 
     def _rewire(self, now: float) -> None:
-        if self._wiring.update(self._detector.apart):
+        if self._wiring.update(self._detector.apart, self._detector.through):
             self._detector.follow(self._wiring.neighbours, now)
 
     def _finish(self, now: float) -> Actions:

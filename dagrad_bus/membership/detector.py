@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from dagrad_bus.ids import NodeId
 from dagrad_bus.membership.context import Context
@@ -14,6 +14,8 @@ from dagrad_bus.membership.watch import Pair, Watch
 from dagrad_bus.messages import Heartbeat, MemberState
 
 MOST_PAIRS = 512
+INQUIRY = 4.0
+"""Seconds before a neighbour that never was connected is accused, others are asked about it."""
 
 
 class Detector:
@@ -32,7 +34,10 @@ class Detector:
         self._pairs: dict[NodeId, Pair] = {}
         self.apart: frozenset[NodeId] = frozenset()
         """Members that others reach and this worker does not."""
+        self.through: Mapping[NodeId, NodeId] = {}
+        """One of those others, if any is known."""
         prober.on_silent = self.doubt
+        prober.on_vouched = self.vouched
 
     def follow(self, neighbours: Iterable[NodeId], now: float) -> None:
         """Observe these and nobody else."""
@@ -101,12 +106,45 @@ class Detector:
                 again = min(again, pair.muted_until)
                 continue
             bound = watch.suspect_after(settings, factor)
+            is_strange = not watch.is_connected or (pair is not None and pair.is_apart)
+            if is_strange and not self._was_asked_about(watch, pair):
+                patience = INQUIRY * factor
+                ask_at = watch.since + bound - patience
+                if now < ask_at:
+                    again = min(again, ask_at)
+                    continue
+                watch.asked_at = now
+                if self._prober.inquire(node, now):
+                    again = min(again, now + patience)
+                    continue
             if now >= watch.since + bound:
                 self.doubt(node, now, f"silent for {now - watch.since:.1f} s, bound {bound:.1f} s")
                 again = min(again, now + settings.interval)
             else:
                 again = min(again, watch.since + bound)
         self._context.agenda.put("silence", again)
+
+    def _was_asked_about(self, watch: Watch, pair: Pair | None) -> bool:
+        """Whether others were asked about a member since there was last a reason to."""
+        return watch.asked_at >= max(watch.since, pair.muted_until if pair is not None else 0.0)
+
+    def vouched(self, node: NodeId, by: NodeId, now: float) -> None:
+        """Take note that another worker reaches a member that this one doubts."""
+        record = self._ledger.table.find(node)
+        if record is None or record.state > MemberState.SUSPECT or self._ledger.heard_lately(node, now):
+            return
+        self._context.use_relay(by, now)
+        pair = self._pair(node, now)
+        pair.through = by
+        if pair.accused is None and not pair.is_muted(now):
+            self._hold(pair, now)
+
+    def _hold(self, pair: Pair, now: float) -> None:
+        relays = self._context.relays_at(now)
+        if pair.through is None and relays:
+            pair.through = relays[0]
+        pair.hold(now)
+        self._gather_apart()
 
     def refused(self, node: NodeId, now: float) -> None:
         """Take note that a member's port refuses connections: its process is gone."""
@@ -123,14 +161,14 @@ class Detector:
         if pair is not None and pair.is_muted(now):
             return
         if pair is not None and pair.accused is not None and version > pair.accused:
-            pair.hold(now)
-            self._gather_apart()
+            self._hold(pair, now)
             return
         if self._ledger.accuse(node, now, why) and (pair is None or pair.accused != version):
-            self._accused(node, now).accused = version
-            self._prober.ask_about(node, now)
+            self._pair(node, now).accused = version
+            if node in self._context.watches:  # else others were asked before, or its port refused
+                self._prober.ask_about(node, now)
 
-    def _accused(self, node: NodeId, now: float) -> Pair:
+    def _pair(self, node: NodeId, now: float) -> Pair:
         if len(self._pairs) >= MOST_PAIRS:
             self._pairs = {one: pair for one, pair in self._pairs.items() if not pair.is_past(now)}
         watch = self._context.watches.get(node)
@@ -145,6 +183,8 @@ class Detector:
         is_new_life = old is not None and new.epoch > old.epoch
         if pair is not None and (is_new_life or new.state >= MemberState.DEAD):
             self._clear(new.node, pair, now)
+        if new.state >= MemberState.DEAD:
+            self._context.relays.pop(new.node, None)
         if watch is None:
             return
         if old is not None and 0 < old.epoch < new.epoch:
@@ -161,7 +201,9 @@ class Detector:
             del self._pairs[node]
 
     def _gather_apart(self) -> None:
-        self.apart = frozenset(node for node, pair in self._pairs.items() if pair.is_apart)
+        apart = {node: pair.through for node, pair in self._pairs.items() if pair.is_apart}
+        self.apart = self._prober.apart = frozenset(apart)
+        self.through = {node: through for node, through in apart.items() if through is not None}
 
     def excuse(self, lag: float, now: float) -> None:
         """Give everybody the time that this worker itself was late: their messages wait in its own queues."""

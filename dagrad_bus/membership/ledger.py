@@ -9,19 +9,26 @@ from enum import Enum
 from dagrad_bus.ids import NodeId
 from dagrad_bus.membership.actions import Healed, MemberChanged, Superseded, Tell
 from dagrad_bus.membership.context import Context
-from dagrad_bus.membership.records import accusation, has_contact, short, softened
+from dagrad_bus.membership.records import accusation, has_contact, is_public, short, softened
 from dagrad_bus.membership.rumours import Rumours
 from dagrad_bus.membership.suspicion import Suspicion, Suspicions
 from dagrad_bus.membership.table import Change, Table
 from dagrad_bus.membership.watch import Watch
 from dagrad_bus.messages import Gossip, MemberState, Record
 
-LATELY = 1.0
+LATELY = 1.5
 """Who was heard within so many seconds is not dead on somebody's word."""
 MAX_MEMBERS = 10_000
 """Records of members that no roster named are taken up to here."""
 TELL_AGAIN = 1.0
 """Seconds between two messages that tell a member what is said of it."""
+HERALDS = 32
+"""About so many of those that hear of an accusation tell it to the accused."""
+MOST_MESSENGERS = 8
+MOST_CONFIDED = 64
+"""Own suspects that are told to a messenger from afar."""
+EARLY = 0.5
+"""Floods take some time: news of a death may come so many seconds before the shortest time is over here."""
 MOST_LATELY = 512
 _GATHER_HEALED, _LONGEST_GATHERING = 1.0, 5.0
 _MAX_INCARNATION = (1 << 32) - 1
@@ -72,6 +79,7 @@ class Ledger:
         """Called after a member's standing moved."""
         self._admits = admits
         self._lately: dict[NodeId, float] = {}
+        self._messengers: dict[NodeId, list[NodeId]] = {}
         self._told: dict[NodeId, float] = {}
         self._healed: dict[NodeId, float] = {}
         self._healed_since = 0.0
@@ -84,30 +92,53 @@ class Ledger:
         if record.node == self.context.me.node:
             return self._about_me(record, peer, now)
         old = self.table.find(record.node)
-        if not record.epoch or (old is None and not self._may_enter(record)):
+        if not is_public(record) or (old is None and not self._may_enter(record)):
             return False
+        is_early = False
         if old is not None and record.state > MemberState.ALIVE:
-            record = self._weigh(old, record, source, now)
+            self._note_messenger(old, record, source, peer)
+            word, record = record, self._weigh(old, record, source, now)
+            is_early = record is not word and source is not Source.SYNC
         change = self.table.merge(record, now)
         if change is None:
             self._count_vote(record)
-            return False
-        self._pass_on(change, record)
-        if change.rose:
-            self._moved(change, self._reason(change, source, record, peer), now)
-        return True
+        else:
+            self._pass_on(change, record)
+            if change.rose:
+                self._moved(change, self._reason(change, source, record, peer), now)
+        if is_early and not self.heard_lately(record.node, now):
+            self.suspicions.hurry(record.node)
+            self._reschedule()
+        return change is not None
 
     def _may_enter(self, record: Record) -> bool:
         return has_contact(record) and len(self.table) < MAX_MEMBERS and self._admits(record)
 
+    def _note_messenger(self, old: Record, record: Record, source: Source, peer: NodeId) -> None:
+        """Remember who brought an accusation and does not listen to this worker: it is told of the refutation."""
+        if peer in self.context.watches or record.state is MemberState.LEFT or source is Source.SYNC:
+            return
+        if record.order < old.order:
+            if old.state is MemberState.ALIVE:
+                self.rumours.tell(peer, old)
+            return
+        messengers = self._messengers.setdefault(record.node, [])
+        if peer not in messengers and len(messengers) < MOST_MESSENGERS:
+            messengers.append(peer)
+
     def _weigh(self, old: Record, record: Record, source: Source, now: float) -> Record:
-        """Soften a DEAD that goes against own evidence of life, or comes from a table: its owner may be cut off."""
+        """Soften a DEAD that goes against own evidence of life, or comes from a table: its owner may be cut off.
+
+        Likewise where the accused was not suspected here for the shortest time yet: so were its accusers.
+        """
         heard = self.heard_lately(record.node, now)
         if heard and record.order >= old.order and record.state is not MemberState.LEFT:
             self._tell_accused(record, now)
         is_believed = old.state <= MemberState.SUSPECT and old.epoch > 0
-        if record.state is MemberState.DEAD and is_believed and (heard or source is Source.SYNC):
-            return softened(record)
+        if record.state is MemberState.DEAD and is_believed:
+            is_early = self.suspicions.age(record.node, now) < self.context.settings.suspicion_min - EARLY
+            if heard or is_early or source is Source.SYNC:
+                return softened(record)
         return record
 
     def _count_vote(self, record: Record) -> None:
@@ -143,6 +174,10 @@ class Ledger:
             self._suspect(new, now)
         else:
             self.suspicions.drop(new.node)
+            messengers = self._messengers.pop(new.node, ())
+            if new.state is MemberState.ALIVE:
+                for peer in messengers:
+                    self.rumours.tell(peer, new)
         if new.state is MemberState.ALIVE:
             self._back(change, now)
         self._announce(old, new, why)
@@ -164,6 +199,8 @@ class Ledger:
         suspicion = Suspicion(record, self.table.count - 2, longest, shortest, now)
         self.suspicions.start(record.node, suspicion)
         self._reschedule()
+        if record.epoch and self.context.rng.random() * self.table.count < HERALDS:
+            self._tell_accused(record, now)
 
     def _reschedule(self) -> None:
         self.context.agenda.put("suspicion", self.suspicions.due)
@@ -213,8 +250,11 @@ class Ledger:
             word = accusation(old, state, self.context.me.node)
             self.table.merge(word, now)
             self.rumours.add(word)
-        else:  # never heard of: believed at home, not passed on
-            self.table.put(replace(old, state=state), now)
+        else:  # never heard of: suspected at home only, so that all others wait just as long
+            word = replace(old, state=state)
+            self.table.put(word, now)
+            if is_public(word):
+                self.rumours.add(word)
         self._moved(Change(old, self.table[old.node], rose=True), why, now)
 
     def expire(self, now: float) -> None:
@@ -247,9 +287,12 @@ class Ledger:
                 replace(short(record), sketch=watch.beat.sketch, sketch_step=watch.beat.step), watch.heard_at
             )
 
-    def vouched(self, node: NodeId, now: float) -> None:
-        """Take note that another worker heard a member."""
+    def vouched(self, node: NodeId, by: NodeId, now: float) -> None:
+        """Take note that another worker heard a member; that one brings the refutation of what is said of it."""
         self.suspicions.restart(node, now)
+        record = self.table.find(node)
+        if record is not None and record.epoch and record.state is MemberState.SUSPECT:
+            self.rumours.tell(by, short(record))
 
     def heard_lately(self, node: NodeId, now: float) -> bool:
         """Whether a member spoke within the last second."""
@@ -275,25 +318,39 @@ class Ledger:
                 self._superseded = record.epoch
                 self.context.out.append(Superseded(record.epoch))
             return False
-        if record.order <= me.order or record.epoch != me.epoch or self.context.is_leaving:
+        if self.context.is_leaving or record.state is MemberState.ALIVE and record.epoch != me.epoch:
             return False
-        if record.incarnation < _MAX_INCARNATION:
+        is_news = record.epoch == me.epoch and record.order > me.order
+        if is_news and record.incarnation < _MAX_INCARNATION:
             self._refute(record, peer, now)
-        return True
+        if record.state > MemberState.ALIVE and peer not in self.context.watches:
+            self._answer(record, peer, now)
+        return is_news
+
+    def _answer(self, record: Record, peer: NodeId, now: float) -> None:
+        """Tell who brought an accusation, and does not listen to this worker, that it lives.
+
+        Where the accuser is not heard here, the messenger reaches both: it is told whom this worker suspects too.
+        """
+        self.rumours.tell(peer, self.context.me)
+        accuser = self.table.with_prefix(record.accuser)
+        if accuser in (None, peer) or self.heard_lately(accuser, now):
+            return
+        self.context.use_relay(peer, now)
+        for node in list(self.suspicions)[:MOST_CONFIDED]:
+            if (suspect := self.table[node]).epoch:
+                self.rumours.tell(peer, short(suspect))
 
     def _refute(self, record: Record, peer: NodeId, now: float) -> None:
-        """Say that this worker lives, in a higher incarnation; to the accuser's messenger itself if none listens."""
+        """Say that this worker lives, in a higher incarnation."""
         me = replace(self.context.me, incarnation=record.incarnation + 1)
         self.publish(me, now)
         self.context.health.worsen(1, now)
         if record.state is MemberState.ALIVE:
             return
-        listeners = {peer}
         if record.state is MemberState.DEAD:  # they may have stopped listening
-            listeners.update(self.context.watches)
-        elif peer in self.context.watches:
-            listeners.clear()
-        self.context.out += [Tell(one, Gossip((me,))) for one in sorted(listeners)]
+            for one in sorted(self.context.watches):
+                self.rumours.tell(one, me)
         is_dead = record.state >= MemberState.DEAD
         was, new = _WORDS[record.state], "rejoined" if is_dead else "alive"
         why = f"refuted what {record.accuser.hex() or self.name_of(peer)} said"

@@ -14,7 +14,8 @@ from dagrad_bus.membership.ledger import Ledger
 from dagrad_bus.messages import MemberState, Ping, PingReq, PingRes
 
 HELPERS = 3
-"""Members asked to ping a suspect."""
+"""Of those that should hear a suspect so many are asked to ping it, and as many of all others: its neighbours may be
+out of reach as it is itself."""
 ANSWER = 2.0
 """Seconds for an answer, while this worker itself is well."""
 MISSED_WITHIN, MISSED_BY = 3.0, 2
@@ -59,6 +60,10 @@ def _ignore(node: NodeId, now: float, why: str) -> None:
     """Nobody is interested."""
 
 
+def _ignore_life(node: NodeId, by: NodeId, now: float) -> None:
+    """Nobody is interested."""
+
+
 class Prober:
     """Outstanding questions of one worker.
 
@@ -75,6 +80,10 @@ class Prober:
         """Neighbours of a member, in the graph."""
         self.on_silent: Callable[[NodeId, float, str], None] = _ignore
         """Called with a member that nobody got an answer from."""
+        self.on_vouched: Callable[[NodeId, NodeId, float], None] = _ignore_life
+        """Called with a member that this worker doubts, and one that got an answer from it."""
+        self.apart: frozenset[NodeId] = frozenset()
+        """Members known to be out of reach."""
         self._waiting: dict[int, Probe] = {}
         self._missed: dict[NodeId, float] = {}
         self._place = self._stride = self._left = self._places = 0
@@ -88,12 +97,17 @@ class Prober:
         self._ping(target, Aim.ACCUSED, now)
         self._ask_others(target, Aim.ACCUSED, now)
 
+    def inquire(self, target: NodeId, now: float) -> bool:
+        """Ask others about a member before it is accused; whether there is anybody to ask."""
+        return self._ask_others(target, Aim.OTHERS, now)
+
     def _ping(self, target: NodeId, aim: Aim, now: float) -> None:
         nonce = self._await(Probe(target, aim, now + ANSWER * self._context.health.factor))
         self._context.out.append(Tell(target, Ping(nonce)))
 
     def _ask_others(self, target: NodeId, aim: Aim, now: float) -> bool:
-        helpers = self._context.some(self._helpers(target), HELPERS)
+        near, relays = self._context.some(self._helpers(target), HELPERS), self._context.relays_at(now)
+        helpers = dict.fromkeys((*near, *(node for node in relays if node != target), *self._strangers(target)))
         if helpers:
             nonce = self._await(Probe(target, aim, now + 2 * ANSWER * self._context.health.factor))
             self._context.out += [Tell(helper, PingReq(nonce, target)) for helper in helpers]
@@ -105,6 +119,12 @@ class Prober:
         named = watch.beat.neighbours if watch is not None and watch.beat is not None else ()
         found = [node for node in map(table.with_prefix, named) if node is not None] or self.near(target)
         return [node for node in found if self._is_alive(node) and node not in (target, self._context.me.node)]
+
+    def _strangers(self, target: NodeId) -> list[NodeId]:
+        table, rng = self._ledger.table, self._context.rng
+        drawn = [table.at(int(place)) for place in rng.integers(table.places, size=2 * HELPERS)]
+        excluded = target, self._context.me.node
+        return [node for node in drawn if node is not None and node not in excluded and self._is_alive(node)][:HELPERS]
 
     def _is_alive(self, node: NodeId) -> bool:
         record = self._ledger.table.find(node)
@@ -133,7 +153,7 @@ class Prober:
             self._left -= 1
             self._place = (self._place + self._stride) % self._places
             node = table.at(self._place)
-            is_own = node == self._context.me.node or node in self._context.watches
+            is_own = node == self._context.me.node or node in self._context.watches or node in self.apart
             if node is not None and not is_own and self._is_alive(node):
                 return node
         return None
@@ -183,13 +203,14 @@ class Prober:
             probe = Probe(message.target, Aim.RELAY, now + ANSWER, asker, message.nonce)
             self._context.out.append(Tell(message.target, Ping(self._await(probe))))
 
-    def result(self, message: PingRes, now: float) -> None:
+    def result(self, peer: NodeId, message: PingRes, now: float) -> None:
         """Take what another worker found out."""
         probe = self._waiting.get(message.nonce)
         if probe is None or probe.target != message.target or not message.ok or probe.aim is Aim.RELAY:
             return
         del self._waiting[message.nonce]
-        self._ledger.vouched(message.target, now)
+        self._ledger.vouched(message.target, peer, now)
+        self.on_vouched(message.target, peer, now)
 
     def refused(self, node: NodeId) -> None:
         """Forget what a member was asked whose port is closed: that says nothing about this worker's own health."""

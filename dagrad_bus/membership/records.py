@@ -44,6 +44,13 @@ def has_contact(record: Record) -> bool:
     return record.name != ""
 
 
+def is_public(record: Record) -> bool:
+    """Whether others may have a record. Whom one expects stays at home, but not that it was given up for good:
+    a worker that starts later would wait for it, and compute another graph meanwhile.
+    """
+    return record.epoch > 0 or record.state is MemberState.DEAD
+
+
 def known_from(record: Record) -> Known:
     """Return what one record says."""
     return Known(record, (record.epoch, record.incarnation) if has_contact(record) else UNKNOWN)
@@ -86,12 +93,12 @@ def bucket_of(node: NodeId) -> int:
 
 
 def fingerprint(record: Record, is_behind: bool) -> int:
-    """Return a record's part in the digest, u64: 0 for an expected one.
+    """Return a record's part in the digest, u64: 0 for an expected one, until it is given up.
 
     Covers id, epoch, incarnation, state, and whether the contact lags behind: so tables that differ in who knows an
     address have different digests, and repair each other.
     """
-    if not record.epoch:
+    if not record.epoch and record.state is not MemberState.DEAD:
         return 0
     numbers = b"%d %d %d %d" % (record.epoch, record.incarnation, record.state, is_behind)
     return int.from_bytes(blake2b(record.node + numbers, digest_size=8, person=b"dagrad-record-1").digest(), "little")

@@ -10,7 +10,7 @@ from dagrad_bus.ids import NodeId
 from dagrad_bus.membership.actions import Tell
 from dagrad_bus.membership.context import Context
 from dagrad_bus.membership.ledger import Ledger, Source
-from dagrad_bus.membership.records import outward, pieces
+from dagrad_bus.membership.records import is_public, outward, pieces
 from dagrad_bus.membership.watch import Watch
 from dagrad_bus.membership.wiring import Wiring
 from dagrad_bus.messages import BUCKETS, MemberState, PpDigest, PpRecords, Record
@@ -125,7 +125,7 @@ class Repair:
         table, watches = self._ledger.table, self._context.watches
         for node in table.in_bucket(bucket):
             known = table.known(node)
-            if known is None or not known.record.epoch:
+            if known is None or not is_public(known.record):
                 continue
             record, watch = outward(known), watches.get(node)
             beat = watch.beat if watch is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Iterator
 
 from dagrad_bus.ids import NodeId
 from dagrad_bus.membership.records import Version
@@ -47,6 +48,14 @@ class Suspicion:
         done = math.log(len(self._accusers)) / math.log(self._k + 1) if self._k else 1.0
         return self._started + max(self._shortest, self._longest - done * (self._longest - self._shortest))
 
+    def age(self, now: float) -> float:
+        """Return for how many seconds it has run."""
+        return now - self._started
+
+    def hurry(self) -> None:
+        """Give no more than the shortest time: the accusers have waited already, elsewhere."""
+        self._longest = self._shortest
+
     def restart(self, now: float) -> None:
         """Begin again: there was evidence of life."""
         self._started = now
@@ -67,6 +76,20 @@ class Suspicions:
 
     def __contains__(self, node: NodeId) -> bool:
         return node in self._of
+
+    def __iter__(self) -> Iterator[NodeId]:
+        return iter(self._of)
+
+    def age(self, node: NodeId, now: float) -> float:
+        """Return for how many seconds a member has been suspected here; 0 if it is not."""
+        suspicion = self._of.get(node)
+        return 0.0 if suspicion is None else suspicion.age(now)
+
+    def hurry(self, node: NodeId) -> None:
+        """Give a member no more than the shortest time."""
+        if (suspicion := self._of.get(node)) is not None:
+            suspicion.hurry()
+            heapq.heappush(self._due, (suspicion.deadline, node))
 
     def start(self, node: NodeId, suspicion: Suspicion) -> None:
         """Run a timer for a member, in place of a former one."""

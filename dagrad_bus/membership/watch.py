@@ -22,7 +22,9 @@ class Watch:
         now: when the observation began; silence counts from here.
     """
 
-    __slots__ = ("arrivals", "beat", "beat_at", "heard_at", "is_connected", "is_plain", "mismatches", "node", "since")
+    __slots__ = (
+        "arrivals", "asked_at", "beat", "beat_at", "heard_at", "is_connected", "is_plain", "mismatches", "node", "since",
+    )  # fmt: skip
 
     def __init__(self, node: NodeId, settings: BeatSettings, now: float) -> None:
         self.node = node
@@ -36,6 +38,8 @@ class Watch:
         """Since when it is silent; later than ``heard_at`` where it was given time."""
         self.is_connected = False
         """A connection was up, or something came: until then it gets the longest time."""
+        self.asked_at = -1e9
+        """When others were last asked whether they reach it."""
         self.is_plain = True
         """Alive in the table and not accused by us: a heartbeat has nothing to mend."""
         self.mismatches = 0
@@ -68,13 +72,15 @@ class Pair:
     Otherwise two workers that cannot reach each other, but both reach a third, would accuse for ever.
     """
 
-    __slots__ = ("accused", "is_apart", "mute", "muted_until")
+    __slots__ = ("accused", "is_apart", "mute", "muted_until", "through")
 
     def __init__(self) -> None:
         self.accused: Version | None = None
         """What was accused last; None: it was heard since, or may be accused anew."""
         self.is_apart = False
         """Others reach it and this worker does not: another neighbour stands in for it."""
+        self.through: NodeId | None = None
+        """A member that reaches both."""
         self.mute = 0.0
         self.muted_until = 0.0
 
@@ -93,7 +99,7 @@ class Pair:
         """Begin anew: it was heard, or is gone, or another process; whether another neighbour stood in for it."""
         was_apart = self.is_apart
         self.is_apart = False
-        self.accused = None
+        self.accused = self.through = None
         self.muted_until = min(self.muted_until, now)
         return was_apart
 

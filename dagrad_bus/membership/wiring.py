@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
+from types import MappingProxyType
 
 from dagrad_bus.ids import NodeId
 from dagrad_bus.membership.actions import GraphMissing, NeighboursChanged, SpecChanged
@@ -18,6 +19,9 @@ GraphSource = Callable[[bytes], StaticGraph | None]
 """Returns the graph document of a digest, or None while it is not at hand."""
 ASK_AGAIN = 3.0
 """Seconds until a graph document that was missing is looked for again."""
+
+
+NOBODY: Mapping[NodeId, NodeId] = MappingProxyType({})
 
 
 def no_graphs(digest: bytes) -> StaticGraph | None:
@@ -102,16 +106,23 @@ class Wiring:
         self._context.out.append(SpecChanged(self.spec))
         return True
 
-    def update(self, apart: frozenset[NodeId]) -> bool:
-        """Compute the neighbours anew if anything they follow from changed; whether they did."""
-        state = self._table.key, self.spec, apart
+    def update(self, apart: frozenset[NodeId], through: Mapping[NodeId, NodeId] = NOBODY) -> bool:
+        """Compute the neighbours anew if anything they follow from changed; whether they did.
+
+        Args:
+            apart: members out of reach.
+            through: one that reaches them, where known.
+        """
+        state = self._table.key, self.spec, apart, through
         if state == self._done or self._context.is_leaving:
             return False
         self._done = state
         self.adjacency = shared_adjacency(self._table.key, self._table.view, self.spec, self._graph)
         former = set(self.neighbours)
         graph = self.adjacency[self._context.me.node]
-        now = set(graph) | set(self._stand_ins(graph, apart))
+        stand_ins = self._stand_ins(graph, apart, through)
+        self._context.stand_ins = tuple(stand_ins)
+        now = {*graph, *stand_ins}
         if now == former:
             return False
         self.neighbours = tuple(sorted(now))
@@ -120,12 +131,18 @@ class Wiring:
         self._context.out.append(NeighboursChanged(self.neighbours, added, removed))
         return True
 
-    def _stand_ins(self, graph: tuple[NodeId, ...], apart: frozenset[NodeId]) -> list[NodeId]:
-        """Return for each neighbour out of reach one of its own neighbours, in an order drawn by hash."""
+    def _stand_ins(
+        self, graph: tuple[NodeId, ...], apart: frozenset[NodeId], through: Mapping[NodeId, NodeId]
+    ) -> list[NodeId]:
+        """Return for each neighbour out of reach who reaches it, or one near it, in an order drawn by hash."""
         found: list[NodeId] = []
         me = self._context.me.node
         for missing in sorted(apart.intersection(graph)):
             seen = {me, missing, *graph, *found, *apart}
+            relay = through.get(missing)
+            if relay is not None and relay not in seen and self._is_alive(relay):
+                found.append(relay)
+                continue
             free = [node for node in self._around(missing) if node not in seen and self._is_alive(node)]
             if free:
                 found.append(min(free, key=lambda node: blake2b(me + missing + node, digest_size=8).digest()))

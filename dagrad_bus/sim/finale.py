@@ -18,7 +18,7 @@ stable     10 s later all of it still holds
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +81,6 @@ class Finale:
         self._await("table", start + TABLE, self._table_flaw)
         agreed = self.world.now
         self._await("edges", max(agreed, self._began + REDIAL) + EDGES, self._edge_flaw)
-        joined = self.world.now
         self._await("quiet", agreed + QUIET, self._restless)
         self._await_frames("owed", -(-10 * BLOCKS // BUDGET), lambda: self._owing(debts))
         self._await_frames("spread", 4 * PERIOD, lambda: self._apart(spread))
@@ -104,14 +103,17 @@ class Finale:
 
     def _await_frames(self, check: str, frames: int, flaw_of: Callable[[], str]) -> None:
         """Wait until a check holds, or until each link of the core has carried so many more frames."""
-        links = [(w.trainer, peer) for w in self.core if w.trainer is not None for peer in w.trainer.process.node.neighbours]
+        trainers = [worker.trainer for worker in self.core if worker.trainer is not None]
+        links = [(trainer, peer) for trainer in trainers for peer in trainer.process.node.neighbours]
         before = [trainer.sent[peer] for trainer, peer in links]
         started = self.world.now
         while flaw := flaw_of():
             carried = min(trainer.sent[peer] - was for (trainer, peer), was in zip(links, before, strict=True))
             waited = self.world.now - started
             if carried >= frames or waited > SLOWEST * frames:
-                raise Violation(check, f"after {carried} frames on each link of {self._told()} in {waited:.1f} s: {flaw}")
+                raise Violation(
+                    check, f"after {carried} frames on each link of {self._told()} in {waited:.1f} s: {flaw}"
+                )
             self.world.run(self.world.now + LOOK)
         self.reached[check] = self.world.now - self._began
 
@@ -214,7 +216,7 @@ class Finale:
     def _owing(self, debts: list[Debt]) -> str:
         checker = self.cluster.checker
         for debt in debts:
-            known = debt.trainer.book._links.get(debt.peer)  # noqa: SLF001  # the checker looks inside on purpose
+            known = debt.trainer.book._links.get(debt.peer)
             if known is not debt.link_book or debt.receiver.plug.dead:
                 continue  # closed, or up anew: nothing is owed
             lacking = debt.addressed > checker.newest_accepted(debt.receiver, debt.trainer.process.id)
@@ -231,7 +233,7 @@ class Finale:
         return "" if now <= SPREAD * before else f"replicas differ by {now:.2e}, {now / before:.1e} of {before:.2e}"
 
 
-def is_connected(near: dict[NodeId, tuple[NodeId, ...]]) -> bool:
+def is_connected(near: Mapping[NodeId, tuple[NodeId, ...]]) -> bool:
     """Whether every node is reached from every other."""
     if not near:
         return True

@@ -150,7 +150,7 @@ class Checker(Watch):
         for peer in neighbours:
             theirs = others.get(peer)
             if theirs is not None and process.id not in theirs:
-                raise Violation("graph", f"{process} links to {process.node.name_of(peer)}, which does not link back")
+                raise Violation("graph", f"{process} links to {process.node.membership.name_of(peer)}, which does not link back")
 
     def changed(self, process: Process, change: MemberChanged) -> None:
         """Write down what a process believes of a member from now on."""
@@ -167,7 +167,7 @@ class Checker(Watch):
         sender = self.trainers.get(job // JOBS_A_LIFE)
         planned = None if sender is None or sender.process.id != peer else sender.plans.get(job)
         if planned is None or not np.array_equal(planned, indices) or not bool(np.all(values[:, 0] == job)):
-            raise Violation("ONE", f"{process} accepted from {process.node.name_of(peer)} what it never planned: {job}")
+            raise Violation("ONE", f"{process} accepted from {process.node.membership.name_of(peer)} what it never planned: {job}")
         if job <= seen.last_job.get(peer, 0):
             raise Violation("ONE", f"{process} accepted job {job} after {seen.last_job[peer]}")
         seen.last_job[peer] = job
@@ -182,7 +182,7 @@ class Checker(Watch):
     def trained(self, trainer: Trainer) -> None:
         """Look at the books of a training thread that has taken a step: BV."""
         process = trainer.process
-        for peer, link_book in trainer.book._links.items():  # noqa: SLF001  # the checker looks inside on purpose
+        for peer, link_book in trainer.book._links.items():
             known = trainer.bookings.by_peer.get(peer)
             if known is None or known[0] is not link_book:
                 continue
@@ -228,8 +228,8 @@ class Checker(Watch):
 def is_substituting(process: Process) -> bool:
     """Whether a worker has put another in the place of a neighbour that it cannot reach."""
     membership = process.node.membership
-    apart = membership._detector.apart  # noqa: SLF001  # the checker looks inside on purpose
-    return bool(apart) and not apart.isdisjoint(membership._wiring.near(process.id))  # noqa: SLF001
+    apart = membership._detector.apart
+    return bool(apart) and not apart.isdisjoint(membership._wiring.near(process.id))
 
 
 def _is_cleared(before: tuple[int, int, int], now: tuple[int, int, int]) -> bool:
@@ -238,5 +238,4 @@ def _is_cleared(before: tuple[int, int, int], now: tuple[int, int, int]) -> bool
 
 
 def _names(process: Process, nodes: tuple[NodeId, ...]) -> str:
-    return ", ".join(process.node.name_of(node) for node in nodes)
-
+    return ", ".join(process.node.membership.name_of(node) for node in nodes)

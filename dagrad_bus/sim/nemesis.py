@@ -8,8 +8,9 @@ from dataclasses import replace
 from dagrad_bus.ids import EdgeId, NodeId
 from dagrad_bus.messages import Ack, AckInfo, Bye, Gossip, Hello, MemberState, Message, Nack, Ping, Record
 from dagrad_bus.sim.cluster import Cluster, Worker
-from dagrad_bus.sim.network import Line, Weather
 from dagrad_bus.sim.options import Options
+from dagrad_bus.sim.plug import Line, Weather
+from dagrad_bus.sim.worker import Process
 from dagrad_bus.topology.live import TopologySpec
 
 INTERVAL = 1.0
@@ -143,7 +144,11 @@ class Nemesis:
             self.felt["pause"] += 1
             process = worker.process
             process.pause()
-            self.world.after(seconds, lambda a, b: None if process.plug.dead or not process.plug.paused else process.go_on())
+            self.world.after(seconds, self._go_on, process)
+
+    def _go_on(self, process: Process, _: object) -> None:
+        if process.plug.paused and not process.plug.dead:
+            process.go_on()
 
     def stall(self, worker: Worker, seconds: float) -> None:
         """Let a training thread take no step for a while."""
@@ -169,7 +174,8 @@ class Nemesis:
 
     def rewire(self) -> None:
         """Have somebody publish another graph; at times two at once."""
-        for worker in self.world.rng.sample(self.cluster.running, min(len(self.cluster.running), self.world.rng.choice((1, 1, 2)))):
+        running, rng = self.cluster.running, self.world.rng
+        for worker in rng.sample(running, min(len(running), rng.choice((1, 1, 2)))):
             if worker.process is None:
                 continue
             self.felt["rewire"] += 1

@@ -44,7 +44,10 @@ class Result:
 
     def told(self) -> str:
         """Return what to print of it."""
-        lines = [f"seed {self.options.seed}: {'ok' if self.ok else self.violation} at {self.at:.3f} s", self.options.told()]
+        lines = [
+            f"seed {self.options.seed}: {'ok' if self.ok else self.violation} at {self.at:.3f} s",
+            self.options.told(),
+        ]
         if not self.ok:
             lines += [self.text, *self.recent]
         return "\n".join(lines)

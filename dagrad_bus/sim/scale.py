@@ -170,7 +170,9 @@ class Crowd:
 def _record(place: int) -> Record:
     name = f"w{place}"
     host = f"10.{place >> 16}.{place >> 8 & 255}.{place & 255}"
-    return Record(derive_node_id("scale", name), 1_700_000_000_000_000_000, 0, MemberState.ALIVE, b"", host, 9000, 9001, name)
+    return Record(
+        derive_node_id("scale", name), 1_700_000_000_000_000_000, 0, MemberState.ALIVE, b"", host, 9000, 9001, name
+    )
 
 
 def scale(workers: int, seed: int = 0) -> Cost:

@@ -159,6 +159,6 @@ class Trainer:
     def note_addressed(self, job: int, selected: tuple[NodeId, ...], indices: NDArray[np.int64]) -> None:
         """Keep what the invariant calls *addressed*."""
         for peer in selected:
-            link_book = self.book._links.get(peer)  # noqa: SLF001  # the checker looks inside on purpose
+            link_book = self.book._links.get(peer)
             if link_book is not None:
                 self.bookings.of(peer, link_book)[indices] = job

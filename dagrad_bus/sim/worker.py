@@ -24,7 +24,8 @@ from dagrad_bus.mailbox import Mailbox
 from dagrad_bus.membership import MemberChanged
 from dagrad_bus.messages import Data, Message
 from dagrad_bus.settings import LinkSettings, Settings
-from dagrad_bus.sim.network import Network, Plug
+from dagrad_bus.sim.network import Network
+from dagrad_bus.sim.plug import Plug
 from dagrad_bus.sim.world import World
 from dagrad_bus.wire import CorruptPayload
 
@@ -212,8 +213,7 @@ class Process:
             node.flush(self.now())
         due = node.due
         beat = node.membership.next_deadline()
-        if beat < due:
-            due = beat
+        due = min(due, beat)
         if due < self._armed:
             self._arm(due)
         self._watch.stepped(self)

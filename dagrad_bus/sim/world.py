@@ -64,16 +64,14 @@ class World:
             while heap and heap[0][0] <= until:
                 entry = pop(heap)
                 due, order, call, a, b = entry
-                if due > self.now:
-                    self.now = due
+                self.now = max(self.now, due)
                 events += 1
                 trace = hash((trace, due, order))  # of numbers only: the same in every process
                 recent.append(entry)
                 call(a, b)
         finally:
             self.events, self.trace = events, trace
-        if until > self.now:
-            self.now = until
+        self.now = max(self.now, until)
 
     def fork(self, salt: int) -> int:
         """Return a seed for a generator of its own; drawing from that one disturbs no other."""
@@ -81,7 +79,10 @@ class World:
 
     def told(self) -> list[str]:
         """Return the last events as text, oldest first."""
-        return [f"{due:12.6f} #{order} {_name(call)} {_brief(a)} {_brief(b)}" for due, order, call, a, b in self.recent]
+        return [
+            f"{due:12.6f} #{order} {_name(call)} {_brief(a)} {_brief(b)}".rstrip()
+            for due, order, call, a, b in self.recent
+        ]
 
 
 def _name(call: Call) -> str:

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from dagrad_bus.codec import from_wire
-from dagrad_bus.events import Arrival, LinkState, Outcome, Outgoing, PeerNews, Selection, View
+from dagrad_bus.events import Arrival, LinkState, MemberEvent, Outcome, Outgoing, PeerNews, Selection, View
 from dagrad_bus.ids import NodeId
 from dagrad_bus.messages import StateRej, StateReq
 from dagrad_bus.metrics import Metrics
+from dagrad_bus.topology.live import TopologySpec
 
 
 @dataclass
@@ -40,6 +41,8 @@ class FakePort:
     rejections: list[tuple[NodeId, StateRej]] = field(default_factory=list[tuple[NodeId, StateRej]])
     healed: list[NodeId] = field(default_factory=list[NodeId])
     rejoined: bool = False
+    events: list[MemberEvent] = field(default_factory=list[MemberEvent])
+    specs: list[TopologySpec] = field(default_factory=list[TopologySpec])
     syncing: list[bool] = field(default_factory=list[bool])
     closed: int = 0
     now: float = 0.0
@@ -53,6 +56,15 @@ class FakePort:
         """Return the numbers."""
         return self.metrics.snapshot()
 
+    def members(self) -> Mapping[str, str]:
+        """Return all peers as alive."""
+        return {peer.me.hex(): "alive" for peer in self.peers}
+
+    def rewire(self, spec: TopologySpec) -> bool:
+        """Keep the spec."""
+        self.specs.append(spec)
+        return True
+
     def view(self) -> View:
         """Swap out what waits."""
         links = tuple(LinkState(peer.me, self.ready, 1) for peer in self.peers)
@@ -65,7 +77,9 @@ class FakePort:
             news=self.news,
             healed=tuple(self.healed),
             rejoined=self.rejoined,
+            events=tuple(self.events),
         )
+        self.events = []
         self.waiting, self.outcomes, self.requests, self.rejections, self.healed = [], [], [], [], []
         self.rejoined = False
         return view

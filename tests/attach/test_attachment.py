@@ -16,8 +16,12 @@ from torch import nn
 
 import dagrad_bus
 from dagrad_bus.attach.attachment import Attachment, attach
+from dagrad_bus.attach.port import Silent
 from dagrad_bus.errors import BusClosed, LayoutMismatch, UsageError
+from dagrad_bus.events import MemberEvent
+from dagrad_bus.ids import NodeId
 from dagrad_bus.settings import ExchangeSettings, Settings
+from dagrad_bus.topology.live import TopologySpec
 
 Ports = Callable[[int], list[Any]]
 
@@ -185,3 +189,37 @@ def test_what_happens_on_the_network_raises_nothing(connected: Ports) -> None:
         ports[0].peers = ports[1 : 1 + int(rng.integers(0, 3))]
         train(model, optimizer, 1)
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_what_happens_to_members_is_told_at_the_step_boundary(connected: Ports) -> None:
+    port, _ = connected(2)
+    model, optimizer = model_and_optimizer()
+    told: list[str] = []
+    with attached(model, optimizer, port) as attachment:
+        attachment.on_member(lambda event: told.append(f"{event.name} {event.kind}"))
+        port.events = [MemberEvent(NodeId(bytes(16)), "w1", "suspect"), MemberEvent(NodeId(bytes(16)), "w1", "dead")]
+        assert told == []
+        train(model, optimizer, 2)
+        assert told == ["w1 suspect", "w1 dead"]
+        assert set(attachment.members.values()) == {"alive"}
+
+
+def test_a_graph_is_handed_to_the_bus(connected: Ports) -> None:
+    port, _ = connected(2)
+    model, optimizer = model_and_optimizer()
+    spec = TopologySpec(version=1, kind="ring")
+    attachment = attached(model, optimizer, port)
+    assert attachment.rewire(spec)
+    assert port.specs == [spec]
+    attachment.close()
+    with pytest.raises(BusClosed):
+        attachment.rewire(spec)
+
+
+def test_one_that_joined_later_has_a_place_among_those_launched() -> None:
+    names = ("a", "b", "c")
+    places = set()
+    for number in range(20):
+        settings = Settings(name=f"late{number}", members=names, seeds=(("a", "tcp://h:1"),))
+        places.add(Attachment(settings, Silent(), None, []).index)
+    assert places == {0, 1, 2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -193,10 +194,39 @@ async def test_a_restarted_worker_is_a_new_generation(
 
 
 @pytest.mark.asyncio
-async def test_a_port_in_use_is_told_and_leaves_nothing(settings: MakeSettings, layout: Layout) -> None:
+async def test_a_port_in_use_is_tried_again_and_then_another_is_told(
+    until: Until, settings: MakeSettings, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dagrad_bus.bus.engine.BIND_PAUSE", 0.05)
     async with Engine(settings(0, 2), layout) as a:
         port = int(a.transport.inbox.rpartition(":")[2])
         taken = settings(1, 2, transport=TransportSettings(inbox_port=port))
+        started = time.monotonic()
+        async with Engine(taken, layout) as b:
+            assert time.monotonic() - started >= 10 * 0.05
+            assert b.metrics["ports_in_use"] == 1
+            await until(lambda: all_ready(a, b))
+
+
+@pytest.mark.asyncio
+async def test_a_port_that_is_free_again_is_taken(
+    settings: MakeSettings, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dagrad_bus.bus.engine.BIND_PAUSE", 0.02)
+    with socket.socket() as earlier:
+        earlier.bind(("127.0.0.1", 0))
+        earlier.listen()
+        port = earlier.getsockname()[1]
+        asyncio.get_running_loop().call_later(0.05, earlier.close)
+        async with Engine(settings(0, 2, transport=TransportSettings(inbox_port=port)), layout) as bus:
+            assert bus.transport.inbox.endswith(f":{port}")
+
+
+@pytest.mark.asyncio
+async def test_a_forwarded_port_in_use_is_an_error_and_leaves_nothing(settings: MakeSettings, layout: Layout) -> None:
+    async with Engine(settings(0, 2), layout) as a:
+        port = int(a.transport.inbox.rpartition(":")[2])
+        taken = settings(1, 2, transport=TransportSettings(inbox_port=port, advertise_inbox_port=9))
         with pytest.raises(StartError, match=str(port)):
             await Engine(taken, layout).__aenter__()
     assert len(asyncio.all_tasks()) == 1

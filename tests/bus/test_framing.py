@@ -11,7 +11,7 @@ import pytest
 from dagrad_bus.blocks import Entry, Layout
 from dagrad_bus.bus.framing import allowed, pack_frame, total_blocks, unpack_frame
 from dagrad_bus.checksum import crc32c
-from dagrad_bus.codec import Codec, Value, to_wire
+from dagrad_bus.codec import Codec, Index, Value, to_wire
 from dagrad_bus.errors import MalformedFrame, RemoteError
 from dagrad_bus.events import Arrival, Outgoing, Selection
 from dagrad_bus.ids import JobId, NodeId, Step
@@ -99,7 +99,8 @@ def test_a_codec_that_was_not_offered_is_refused_unread() -> None:
     [
         pytest.param({"layout": bytes(8)}, id="other layout"),
         pytest.param({"block": 8}, id="other block"),
-        pytest.param({"kind": Kind.SWEEP}, id="a kind this version does not have"),
+        pytest.param({"kind": Kind.SWEEP}, id="a sweep that answers no request"),
+        pytest.param({"request": 1}, id="a state frame that answers a request"),
         pytest.param({"count": 3}, id="another count"),
         pytest.param({"value": Value.F32}, id="another value type"),
         pytest.param({"raw_size": FLOATS.head.raw_size + 1}, id="another size"),
@@ -108,6 +109,15 @@ def test_a_codec_that_was_not_offered_is_refused_unread() -> None:
 def test_a_head_that_does_not_fit_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(RemoteError):
         unpack(replace(FLOATS, head=replace(FLOATS.head, **changes)))
+
+
+def test_a_frame_of_a_state_transfer_keeps_its_request_and_costs_no_index() -> None:
+    chosen = replace(outgoing(Value.F32, list(range(10, 90))), kind=Kind.SWEEP, request=7, last=True)
+    packed = pack_frame(chosen, LAYOUT, frozenset())
+    assert packed.head.index is Index.RANGES and packed.head.raw_size == 12 + 80 * 4 * 4
+    arrival = unpack(packed)
+    assert (arrival.kind, arrival.request, arrival.last) == (Kind.SWEEP, 7, True)
+    assert np.array_equal(arrival.selection.values, chosen.selection.values)
 
 
 def test_integer_values_on_floating_blocks_are_refused() -> None:

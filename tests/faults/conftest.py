@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -71,7 +72,7 @@ class Hostile:
         for sock in (self.inbox, self.dealer):
             sock.set(zmq.LINGER, 0)
         self.dealer.set(zmq.SNDTIMEO, 5000)
-        self.dealer.set(zmq.ROUTING_ID, b"\1" + member.node + b"hostile!")
+        self.dealer.set(zmq.ROUTING_ID, b"\1" + member.node + secrets.token_bytes(8))
         port = self.inbox.bind_to_random_port("tcp://127.0.0.1")
         self.identity = Identity(settings, layout_of(1024), time.time_ns())
         address = f"tcp://127.0.0.1:{port}"
@@ -115,9 +116,7 @@ class Hostile:
 
     def close(self) -> None:
         """Close everything."""
-        self.dealer.close()
-        self.inbox.close()
-        self.ctx.term()
+        self.ctx.destroy(linger=0)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -78,6 +78,7 @@ def test_oversize_and_many_part_messages_hurt_nobody_else(herd: Herd, hostile: H
     peer.say_parts(bytes(2 << 20))
     row.felt("connections ended for it", watch.poll(5000))
     peer.dealer.disable_monitor()
+    watch.close()
     others_are_untouched(herd, row, broken)
 
 
@@ -170,8 +171,13 @@ def test_fuzz_and_bombs_from_a_member_stay_small(herd: Herd, hostile: HostileOf,
         answer = peer.await_answer(HelloOk)
         edge = peer.edge_to(herd[name], answer)
         bombs = [bomb(edge, seq, codec) for seq, codec in enumerate((Codec.ZLIB, Codec.BLOSC2_LZ4), 1)]
-        kinds = [pack(peer.hello), pack(Ping(nonce=1, edge=edge)), pack(frame(peer, edge, 3)), *map(pack, bombs)]
-        for parts in [*map(pack, bombs), *(mutated(chance, chance.choice(kinds)) for _ in range(300))]:
+        kinds: list[Sequence[Any]] = [
+            pack(peer.hello),
+            pack(Ping(nonce=1, edge=edge)),
+            pack(frame(peer, edge, 3)),
+            *map(pack, bombs),
+        ]
+        for parts in [*map(pack, bombs), *[mutated(chance, chance.choice(kinds)) for _ in range(300)]]:
             peer.say_parts(*(bytes(part) for part in parts))
             sent += 1
         peer.close()
@@ -195,7 +201,7 @@ def bomb(edge: EdgeId, seq: int, codec: Codec) -> Data:
     return replace(plain, head=head, payload=payload)
 
 
-def mutated(chance: random.Random, parts: Any) -> list[bytes]:
+def mutated(chance: random.Random, parts: Sequence[Any]) -> list[bytes]:
     """Some bytes of a message changed, a part doubled or lost."""
     changed = [bytearray(part) for part in parts]
     for _ in range(chance.randrange(1, 5)):

@@ -36,7 +36,7 @@ except SystemExit as end:
     code_seen, modules = json.loads(ran.stderr)
     assert code_seen == 0
     assert not HEAVY & set(modules)
-    for part in ("dagrad run -n 8 -- python -m dagrad_bus.workers.digits", "report  Show a finished run"):
+    for part in ("dagrad run -n 8 -- python -m dagrad_bus.workers.digits", "report    Show a finished run"):
         assert part in ran.stdout
 
 

@@ -14,7 +14,6 @@ from dagrad_bus.tools.topology import COMPARED, topology
 from dagrad_bus.topology.formats import read
 from dagrad_bus.topology.kinds import KINDS
 
-pytestmark = pytest.mark.usefixtures("warm_fonts")
 Run = Callable[..., tuple[int, str, str]]
 
 

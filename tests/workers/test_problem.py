@@ -77,17 +77,17 @@ def test_cosine_falls_to_zero_and_rests_there(optimizer: problem.OptimizerName) 
     recipe = Recipe(steps=20, lr=0.1, schedule="cosine", optimizer=optimizer)
     steps, follow = problem.build_optimizer(problem.build_model("conv", 0), recipe)
     rates: list[float] = []
-    for _ in range(20):
+    for step in range(20):
+        follow(step)
         steps.step()
         rates.append(steps.param_groups[0]["lr"])
-        follow()
     assert rates[0] == 0.1 and rates == sorted(rates, reverse=True)
     assert [rate > 0 for rate in rates] == [True] * 17 + [False] * 3
 
 
 def test_without_a_schedule_the_rate_stays() -> None:
     steps, follow = problem.build_optimizer(problem.build_model("conv", 0), Recipe(lr=0.1, schedule="none"))
-    follow()
+    follow(20)
     assert steps.param_groups[0]["lr"] == 0.1
 
 
