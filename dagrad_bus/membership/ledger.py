@@ -97,7 +97,7 @@ class Ledger:
         is_early = False
         if old is not None and record.state > MemberState.ALIVE:
             self._note_messenger(old, record, source, peer)
-            word, record = record, self._weigh(old, record, source, now)
+            word, record = record, self._weigh(old, record, now)
             is_early = record is not word and source is not Source.SYNC
         change = self.table.merge(record, now)
         if change is None:
@@ -126,18 +126,17 @@ class Ledger:
         if peer not in messengers and len(messengers) < MOST_MESSENGERS:
             messengers.append(peer)
 
-    def _weigh(self, old: Record, record: Record, source: Source, now: float) -> Record:
-        """Soften a DEAD that goes against own evidence of life, or comes from a table: its owner may be cut off.
+    def _weigh(self, old: Record, record: Record, now: float) -> Record:
+        """Soften a DEAD that goes against own evidence of life, or comes before the accused could refute it here.
 
-        Likewise where the accused was not suspected here for the shortest time yet: so were its accusers.
+        Who says so may have been cut off from it, and those here not.
         """
         heard = self.heard_lately(record.node, now)
         if heard and record.order >= old.order and record.state is not MemberState.LEFT:
             self._tell_accused(record, now)
         is_believed = old.state <= MemberState.SUSPECT and old.epoch > 0
         if record.state is MemberState.DEAD and is_believed:
-            is_early = self.suspicions.age(record.node, now) < self.context.settings.suspicion_min - EARLY
-            if heard or is_early or source is Source.SYNC:
+            if heard or self.suspicions.age(record.node, now) < self.context.settings.suspicion_min - EARLY:
                 return softened(record)
         return record
 

@@ -3,6 +3,7 @@
 The *core* is the largest set of running workers joined by paths that are open both ways. Every path inside it is healed,
 no new fault happens; what is outside stays as it is for good: the dead stay dead, the stopped stay stopped, closed
 paths stay closed, slow lines stay slow. A protocol that converges only when *everything* heals fails here.
+Where messages were damaged a connection may be ignored for its strikes; edges and quiet then count from the end of that.
 
 =========  ===========================================================================================================
 check      bound
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dagrad_bus.bus.admission import BAN
 from dagrad_bus.ids import NodeId
 from dagrad_bus.link import State
 from dagrad_bus.sim.cluster import Cluster, Worker
@@ -80,8 +82,9 @@ class Finale:
         debts, spread = self._debts(), self._spread()
         self._await("table", start + TABLE, self._table_flaw)
         agreed = self.world.now
-        self._await("edges", max(agreed, self._began + REDIAL) + EDGES, self._edge_flaw)
-        self._await("quiet", agreed + QUIET, self._restless)
+        heard = self._began + (BAN if self.cluster.options.has("flip") else 0.0)  # until then some may be ignored
+        self._await("edges", max(agreed, heard, self._began + REDIAL) + EDGES, self._edge_flaw)
+        self._await("quiet", max(agreed, heard) + QUIET, self._restless)
         self._await_frames("owed", -(-10 * BLOCKS // BUDGET), lambda: self._owing(debts))
         self._await_frames("spread", 4 * PERIOD, lambda: self._apart(spread))
         self.world.run(self.world.now + STABLE)

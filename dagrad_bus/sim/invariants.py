@@ -150,7 +150,9 @@ class Checker(Watch):
         for peer in neighbours:
             theirs = others.get(peer)
             if theirs is not None and process.id not in theirs:
-                raise Violation("graph", f"{process} links to {process.node.membership.name_of(peer)}, which does not link back")
+                raise Violation(
+                    "graph", f"{process} links to {process.node.membership.name_of(peer)}, which does not link back"
+                )
 
     def changed(self, process: Process, change: MemberChanged) -> None:
         """Write down what a process believes of a member from now on."""
@@ -167,7 +169,9 @@ class Checker(Watch):
         sender = self.trainers.get(job // JOBS_A_LIFE)
         planned = None if sender is None or sender.process.id != peer else sender.plans.get(job)
         if planned is None or not np.array_equal(planned, indices) or not bool(np.all(values[:, 0] == job)):
-            raise Violation("ONE", f"{process} accepted from {process.node.membership.name_of(peer)} what it never planned: {job}")
+            raise Violation(
+                "ONE", f"{process} accepted from {process.node.membership.name_of(peer)} what it never planned: {job}"
+            )
         if job <= seen.last_job.get(peer, 0):
             raise Violation("ONE", f"{process} accepted job {job} after {seen.last_job[peer]}")
         seen.last_job[peer] = job

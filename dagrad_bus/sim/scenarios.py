@@ -119,7 +119,9 @@ def short_pause(seed: int, workers: int = 16, seconds: float = 2.0) -> Finding:
     stage.wait(30.0)
     stage.at_most("deaths", stage.false_deaths(set()), 0)
     stage.at_most("members suspected", len({node for _, _, node in stage.changes("suspect")}), 4)
-    stage.at_most("accusations it made", sum(who == victim.name for _, who, n in stage.changes("suspect") if n != victim.node), 0)
+    stage.at_most(
+        "accusations it made", sum(who == victim.name for _, who, n in stage.changes("suspect") if n != victim.node), 0
+    )
     stage.at_most("not refuted", 0 if stage.agree(stage.workers) else 1, 0)
     return stage.finding()
 

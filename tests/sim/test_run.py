@@ -15,7 +15,7 @@ from dagrad_bus.link import InLink
 from dagrad_bus.sim.options import Options, draw
 from dagrad_bus.sim.run import Result, run
 
-FEW = 14
+FEW = 8
 MANY = 500
 
 

@@ -30,7 +30,7 @@ def test_replicas_come_together_without_local_updates(fanout: int) -> None:
     for trainer in trainers:
         trainer.frozen = True
     before = np.stack([trainer.x for trainer in trainers]).std(axis=0).mean()
-    trainers[0].world.run(120.0)
+    trainers[0].world.run(60.0)
     after = np.stack([trainer.x for trainer in trainers]).std(axis=0).mean()
     assert after < 1e-3 * before
 
