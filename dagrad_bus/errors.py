@@ -13,7 +13,8 @@
     +-- UsageError (ValueError)   the caller's fault: the message says what to do
     |   +-- SettingsError         a setting out of range, or two that contradict each other
     +-- BusClosed                 used after stop
-    +-- StartError                the bus could not start: port in use, run folder unreadable, ...
+    +-- StartError                the bus could not start: address unusable, run folder unreadable, ...
+    |   +-- PortInUse             an address is taken
 
 Full queues, late peers and refused frames are events and counters, not exceptions.
 """

@@ -1,6 +1,8 @@
 """The messages of wire v1, as :mod:`dagrad_bus.wire` packs and parses them; it names all of this too.
 
 ``edge`` is the edge meant (0: none), ``seq`` the frame number for DATA and a counter for diagnostics otherwise.
+
+Over 400 lines because the vocabulary of one wire version stands in one place.
 """
 
 from __future__ import annotations

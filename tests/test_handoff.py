@@ -146,7 +146,7 @@ def test_a_failed_start_is_raised_in_the_caller_and_leaves_nothing(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(StartError, match=str(port)):
-            BusThread(settings(1, inbox_port=port), LAYOUT)
+            BusThread(settings(1, inbox_port=port, advertise_inbox_port=9), LAYOUT)  # forwarded: no other port will do
     assert sys.getswitchinterval() == former
     assert not (tmp_path / "workers").exists()
 

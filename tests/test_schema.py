@@ -85,7 +85,8 @@ def test_a_record_with_a_wrong_field_is_refused(place: int, wrong: object) -> No
 @pytest.mark.parametrize(
     "wrong",
     [
-        replace(RECORD, epoch=0),  # an expected member stays at home
+        replace(RECORD, epoch=0, state=MemberState.ALIVE),  # an expected member stays at home
+        replace(RECORD, epoch=0, state=MemberState.SUSPECT),
         replace(RECORD, accuser=b"short"),
         replace(RECORD, host="tcp://host"),
         replace(RECORD, host="host:5555"),

@@ -13,6 +13,8 @@ from dagrad_bus.ids import NodeId
 
 STRIKES = 10
 """Malformed messages after which a connection is ignored for a while; one is forgiven a minute."""
+DAMAGE = 0.1
+"""Strikes for a payload that was damaged: a cable does that too, and an honest peer behind one is not to be banned."""
 BAN = 60.0
 """Seconds of being ignored."""
 MAX_TRACKED = 4096
@@ -45,11 +47,11 @@ class Admission:
         except KeyError:
             raise NotAdmitted("a message before any HELLO") from None
 
-    def strike(self, routing: bytes, now: float) -> None:
-        """Count one misdeed of a connection."""
+    def strike(self, routing: bytes, now: float, weight: float = 1.0) -> None:
+        """Count one misdeed of a connection, or a part of one."""
         count, since = self._strikes.pop(routing, (0.0, now))
         forgiven = (now - since) / 60
-        self._strikes[routing] = (max(0.0, count - forgiven) + 1, now)
+        self._strikes[routing] = (max(0.0, count - forgiven) + weight, now)
         while len(self._strikes) > MAX_TRACKED:
             self._strikes.popitem(last=False)
 

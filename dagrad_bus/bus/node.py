@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from dagrad_bus.bus.admission import DAMAGE
 from dagrad_bus.bus.affairs import Affairs
 from dagrad_bus.bus.contact import Contact, Port
 from dagrad_bus.bus.contacts import Contacts
@@ -167,7 +168,7 @@ class Node:
         """Take note of a message of the inbox that makes no sense, or of a damaged payload."""
         self.now = now
         self.metrics.count(f"frames_dropped.{error.code}")
-        self.reception.admission.strike(routing, now)
+        self.reception.admission.strike(routing, now, DAMAGE if isinstance(error, CorruptPayload) else 1.0)
         if isinstance(error, CorruptPayload):
             for contact in self.contacts:
                 incoming = contact.incoming

@@ -57,9 +57,17 @@ def settle(herd: Herd, seconds: float, names: Iterable[str] | None = None) -> di
         latest.update(herd.states(chosen))
         return not any(state["owed"] for state in latest.values())
 
-    herd.until("nothing owed", clean, seconds)
+    try:
+        herd.until("nothing owed", clean, seconds)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {debtors(latest)}") from None
     herd.until("nothing on its way", lambda: not broken_links(herd, chosen), 3)
     return latest
+
+
+def debtors(states: dict[str, Answer]) -> dict[str, object]:
+    """Return who owes what, with the state of its links."""
+    return {name: [state["debts"], state["out"]] for name, state in states.items() if state["owed"]}
 
 
 def wrong_frames(states: dict[str, Answer]) -> dict[str, int]:

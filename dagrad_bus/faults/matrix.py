@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,8 @@ def table(found: Sequence[Found], rows: Sequence[Row] = ROWS) -> list[str]:
             head = f"    {layer}  {verdict.colour:<10}  "
             lines += textwrap.wrap(head + verdict.text, WIDTH, subsequent_indent=" " * len(head)) or [head]
         colours.append(overall(verdict.colour for _, verdict in verdicts))
-    proven, red = colours.count("green"), colours.count("red")
+    seen = Counter(colours)
+    proven, red = seen["green"], seen["red"]
     lines.append(f"{proven} rows proven, {red} red, {len(rows) - proven - red} not proven, of {len(rows)}")
     return lines
 

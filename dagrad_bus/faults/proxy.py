@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from dagrad_bus.faults.conduit import READ, Conduit, Faults, Tape
-from dagrad_bus.faults.zmtp import node_of
+from dagrad_bus.faults.zmtp import GREETING, node_of
 
 Direction = Literal["up", "down"]
 """``up``: from who connected to who listens."""
@@ -240,13 +240,16 @@ class Proxy:
         """
         reader, writer = await asyncio.open_connection(*upstream)
         try:
-            writer.write(handshake + b"".join(messages))
+            writer.write(handshake)
+            async with asyncio.timeout(2):
+                await reader.readexactly(GREETING + 1)  # messages that come before the answer are lost
+            writer.write(b"".join(messages))
             await writer.drain()
             self.counts["impersonated"] += 1
             async with asyncio.timeout(2):
                 while await reader.read(READ):
                     pass
-        except (TimeoutError, OSError):
+        except (TimeoutError, OSError, asyncio.IncompleteReadError):
             pass
         finally:
             writer.close()

@@ -151,6 +151,7 @@ class Trainer:
             "rss": rss(),
             "counts": dict(replica.counts),
             "owed": replica.owed,
+            "debts": {self._name(peer): len(replica.book.dirty_of(peer)) for peer in replica.addressed},
             "quiet_exchanges": self.quiet_exchanges,
             "clocks": replica.clocks.tolist(),
             "in_flight": {self._name(peer): len(replica.book.jobs_in_flight(peer)) for peer in replica.addressed},
@@ -253,7 +254,7 @@ def run(line: Line, config: Answer) -> None:
     """Be a worker until told to leave; say what was left behind."""
     settings = settings_of(config["settings"])
     loop_factory(settings.transport.loop)().close()  # what an event loop keeps as long as the process lives
-    descriptors = set(os.listdir("/proc/self/fd"))
+    descriptors = set(open_descriptors())
     nodes = [derive_node_id(settings.run, name) for name in config["roster"]]
     tag = time.time_ns() // 1_000_000 % (1 << 20)
     replica = Replica(config["roster"].index(settings.name), nodes, tag, config["seed"], **config.get("replica", {}))
@@ -284,15 +285,16 @@ def leftovers(before: set[str]) -> Answer:
     while True:
         gc.collect()
         threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-        open_now = {fd: _target(fd) for fd in set(os.listdir("/proc/self/fd")) - before}
-        left = {fd: target for fd, target in open_now.items() if target}
+        left = {fd: target for fd, target in open_descriptors().items() if fd not in before}
         if not (threads or left) or time.monotonic() > deadline:
             return {"threads": threads, "descriptors": left}
         time.sleep(0.02)
 
 
-def _target(fd: str) -> str:
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}")
-    except OSError:
-        return ""
+def open_descriptors() -> dict[str, str]:
+    """Return what each open descriptor points at; that of the listing itself is closed by then."""
+    found: dict[str, str] = {}
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+    return found

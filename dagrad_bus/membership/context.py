@@ -38,6 +38,8 @@ class Context:
         """The neighbours."""
         self.stand_ins: tuple[NodeId, ...] = ()
         """Those of them that stand in for others: they do not listen to this worker."""
+        self.guests: frozenset[NodeId] = frozenset()
+        """Those that this worker stands in for others to: it takes them as neighbours too."""
         self.relays: dict[NodeId, float] = {}
         """Members that reach somebody whom this worker does not, and until when that is taken for granted."""
         self.out: list[Action] = []

@@ -107,7 +107,7 @@ class Membership:
             "probe": self._prober.backstop, "dead": self._probe_dead, "push_pull": self._repair.periodically,
             "again": self._repair.again, "beacon": self._turn, "grace": self._ledger.expire,
             "spec": self._wiring.look_again, "healed": self._ledger.report_healed, "leave": self._farewell,
-            "tidy": self._tidy, "flood": _nothing,
+            "tidy": self._tidy, "flood": _nothing, "relays": self._detector.keep_relays,
         }  # fmt: skip
 
     def _begin(self, base: Base, now: float) -> None:
@@ -201,7 +201,7 @@ class Membership:
                     watch.mismatches = 0
                     return ()
             self._beat(peer, message, now)
-        else:
+        elif peer != self.me.node:
             self._receive(peer, message, now)
         return self._finish(now)
 
@@ -247,7 +247,7 @@ class Membership:
             self._ledger.learn(record, source, peer, now)
 
     def _pong(self, peer: NodeId, message: Pong, now: float) -> None:
-        self._prober.pong(peer, message.nonce)
+        self._prober.pong(peer, message.nonce, now)
         if message.epoch and self._table.find(peer) is not None:
             word = Record(peer, message.epoch, message.incarnation, MemberState.ALIVE)
             self._ledger.learn(word, Source.SELF, peer, now)

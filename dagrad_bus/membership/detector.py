@@ -9,6 +9,7 @@ from dagrad_bus.ids import NodeId
 from dagrad_bus.membership.context import Context
 from dagrad_bus.membership.ledger import Ledger
 from dagrad_bus.membership.prober import Prober
+from dagrad_bus.membership.relaying import Relaying
 from dagrad_bus.membership.table import Change
 from dagrad_bus.membership.watch import Pair, Watch
 from dagrad_bus.messages import Heartbeat, MemberState
@@ -38,6 +39,8 @@ class Detector:
         """One of those others, if any is known."""
         prober.on_silent = self.doubt
         prober.on_vouched = self.vouched
+        self._relaying = Relaying(context)
+        prober.on_served = self._relaying.served
 
     def follow(self, neighbours: Iterable[NodeId], now: float) -> None:
         """Observe these and nobody else."""
@@ -106,27 +109,27 @@ class Detector:
                 again = min(again, pair.muted_until)
                 continue
             bound = watch.suspect_after(settings, factor)
-            is_strange = not watch.is_connected or (pair is not None and pair.is_apart)
-            if is_strange and not self._was_asked_about(watch, pair):
-                patience = INQUIRY * factor
-                ask_at = watch.since + bound - patience
-                if now < ask_at:
-                    again = min(again, ask_at)
-                    continue
-                watch.asked_at = now
-                if self._prober.inquire(node, now):
-                    again = min(again, now + patience)
-                    continue
-            if now >= watch.since + bound:
+            waits_until = self._inquire_first(watch, pair, bound, now)
+            if now < waits_until:
+                again = min(again, waits_until)
+            elif now >= watch.since + bound:
                 self.doubt(node, now, f"silent for {now - watch.since:.1f} s, bound {bound:.1f} s")
                 again = min(again, now + settings.interval)
             else:
                 again = min(again, watch.since + bound)
         self._context.agenda.put("silence", again)
 
-    def _was_asked_about(self, watch: Watch, pair: Pair | None) -> bool:
-        """Whether others were asked about a member since there was last a reason to."""
-        return watch.asked_at >= max(watch.since, pair.muted_until if pair is not None else 0.0)
+    def _inquire_first(self, watch: Watch, pair: Pair | None, bound: float, now: float) -> float:
+        """Ask others about a member that this worker never reached before it is accused; return until when to wait."""
+        if watch.is_connected and (pair is None or not pair.is_apart):
+            return now
+        patience = INQUIRY * self._context.health.factor
+        if watch.asked_at >= max(watch.since, pair.muted_until if pair is not None else 0.0):
+            return watch.asked_at + patience
+        if now < watch.since + bound - patience:
+            return watch.since + bound - patience
+        watch.asked_at = now
+        return now + patience if self._prober.inquire(watch.node, now) else now
 
     def vouched(self, node: NodeId, by: NodeId, now: float) -> None:
         """Take note that another worker reaches a member that this one doubts."""
@@ -144,7 +147,7 @@ class Detector:
         if pair.through is None and relays:
             pair.through = relays[0]
         pair.hold(now)
-        self._gather_apart()
+        self._gather_apart(now)
 
     def refused(self, node: NodeId, now: float) -> None:
         """Take note that a member's port refuses connections: its process is gone."""
@@ -196,14 +199,20 @@ class Detector:
 
     def _clear(self, node: NodeId, pair: Pair, now: float) -> None:
         if pair.clear(now):
-            self._gather_apart()
+            self._gather_apart(now)
         if pair.is_past(now) or not pair.mute:
             del self._pairs[node]
 
-    def _gather_apart(self) -> None:
+    def _gather_apart(self, now: float) -> None:
         apart = {node: pair.through for node, pair in self._pairs.items() if pair.is_apart}
         self.apart = self._prober.apart = frozenset(apart)
         self.through = {node: through for node, through in apart.items() if through is not None}
+        if self.through:
+            self._context.agenda.sooner("relays", now)
+
+    def keep_relays(self, now: float) -> None:
+        """Ask those that reach who is out of reach whether they still do."""
+        self._relaying.turn(self.through, now)
 
     def excuse(self, lag: float, now: float) -> None:
         """Give everybody the time that this worker itself was late: their messages wait in its own queues."""

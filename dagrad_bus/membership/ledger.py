@@ -134,10 +134,10 @@ class Ledger:
         heard = self.heard_lately(record.node, now)
         if heard and record.order >= old.order and record.state is not MemberState.LEFT:
             self._tell_accused(record, now)
-        is_believed = old.state <= MemberState.SUSPECT and old.epoch > 0
-        if record.state is MemberState.DEAD and is_believed:
-            if heard or self.suspicions.age(record.node, now) < self.context.settings.suspicion_min - EARLY:
-                return softened(record)
+        is_early = self.suspicions.age(record.node, now) < self.context.settings.suspicion_min - EARLY
+        is_believed_in = old.state <= MemberState.SUSPECT and old.epoch > 0
+        if record.state is MemberState.DEAD and is_believed_in and (heard or is_early):
+            return softened(record)
         return record
 
     def _count_vote(self, record: Record) -> None:
@@ -317,7 +317,7 @@ class Ledger:
                 self._superseded = record.epoch
                 self.context.out.append(Superseded(record.epoch))
             return False
-        if self.context.is_leaving or record.state is MemberState.ALIVE and record.epoch != me.epoch:
+        if self.context.is_leaving or (record.state is MemberState.ALIVE and record.epoch != me.epoch):
             return False
         is_news = record.epoch == me.epoch and record.order > me.order
         if is_news and record.incarnation < _MAX_INCARNATION:

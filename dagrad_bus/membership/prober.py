@@ -60,6 +60,10 @@ def _ignore(node: NodeId, now: float, why: str) -> None:
     """Nobody is interested."""
 
 
+def _ignore_asker(asker: NodeId, now: float) -> None:
+    """Nobody is interested."""
+
+
 def _ignore_life(node: NodeId, by: NodeId, now: float) -> None:
     """Nobody is interested."""
 
@@ -84,6 +88,8 @@ class Prober:
         """Called with a member that this worker doubts, and one that got an answer from it."""
         self.apart: frozenset[NodeId] = frozenset()
         """Members known to be out of reach."""
+        self.on_served: Callable[[NodeId, float], None] = _ignore_asker
+        """Called with a member for which this worker got an answer from another one."""
         self._waiting: dict[int, Probe] = {}
         self._missed: dict[NodeId, float] = {}
         self._place = self._stride = self._left = self._places = 0
@@ -185,7 +191,7 @@ class Prober:
 
     # Answers ---------------------------------------------------------------------------------------------------------
 
-    def pong(self, peer: NodeId, nonce: int) -> None:
+    def pong(self, peer: NodeId, nonce: int, now: float) -> None:
         """Take an answer; that the peer lives is noted elsewhere."""
         probe = self._waiting.get(nonce)
         if probe is None or probe.target != peer:
@@ -193,6 +199,7 @@ class Prober:
         del self._waiting[nonce]
         if probe.asker is not None:
             self._context.out.append(Tell(probe.asker, PingRes(probe.asked, probe.target, ok=True)))
+            self.on_served(probe.asker, now)
 
     def requested(self, asker: NodeId, message: PingReq, now: float) -> None:
         """Ping a member for another one."""

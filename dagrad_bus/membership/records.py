@@ -45,8 +45,10 @@ def has_contact(record: Record) -> bool:
 
 
 def is_public(record: Record) -> bool:
-    """Whether others may have a record. Whom one expects stays at home, but not that it was given up for good:
-    a worker that starts later would wait for it, and compute another graph meanwhile.
+    """Whether others may have a record.
+
+    Whom one expects stays at home, but not that it was given up for good: a worker that starts later would wait for it,
+    and compute another graph meanwhile.
     """
     return record.epoch > 0 or record.state is MemberState.DEAD
 

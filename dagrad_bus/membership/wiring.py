@@ -113,7 +113,7 @@ class Wiring:
             apart: members out of reach.
             through: one that reaches them, where known.
         """
-        state = self._table.key, self.spec, apart, through
+        state = self._table.key, self.spec, apart, through, self._context.guests
         if state == self._done or self._context.is_leaving:
             return False
         self._done = state
@@ -122,7 +122,8 @@ class Wiring:
         graph = self.adjacency[self._context.me.node]
         stand_ins = self._stand_ins(graph, apart, through)
         self._context.stand_ins = tuple(stand_ins)
-        now = {*graph, *stand_ins}
+        guests = {node for node in self._context.guests if self._is_alive(node)}
+        now = {*graph, *stand_ins, *guests}
         if now == former:
             return False
         self.neighbours = tuple(sorted(now))

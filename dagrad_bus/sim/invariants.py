@@ -230,9 +230,11 @@ class Checker(Watch):
 
 
 def is_substituting(process: Process) -> bool:
-    """Whether a worker has put another in the place of a neighbour that it cannot reach."""
+    """Whether a worker has put another in the place of a neighbour that it cannot reach, or is in such a place."""
     membership = process.node.membership
     apart = membership._detector.apart
+    if membership._context.guests:
+        return True
     return bool(apart) and not apart.isdisjoint(membership._wiring.near(process.id))
 
 

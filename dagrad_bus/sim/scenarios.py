@@ -15,7 +15,6 @@ from dagrad_bus.sim.finale import is_connected
 from dagrad_bus.sim.nemesis import Pairs, both_ways
 from dagrad_bus.sim.stage import Finding, Stage
 
-
 YOUNG = 5.0
 """Seconds in which a worker that has just started need not be linked."""
 

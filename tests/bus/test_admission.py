@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dagrad_bus.bus import admission
-from dagrad_bus.bus.admission import BAN, STRIKES, Admission
+from dagrad_bus.bus.admission import BAN, DAMAGE, STRIKES, Admission
 from dagrad_bus.errors import NotAdmitted
 from dagrad_bus.ids import NodeId
 
@@ -48,6 +48,16 @@ def test_ten_strikes_ban_for_a_minute_and_no_other_connection() -> None:
     assert door.is_banned(b"r", BAN)
     assert not door.is_banned(b"r", 1.0 + BAN)
     assert not door.is_banned(b"other", 1.0)
+
+
+def test_damage_counts_little() -> None:
+    door = Admission()
+    for _ in range(int(STRIKES / DAMAGE) - 1):
+        door.strike(b"r", 1.0, DAMAGE)
+    assert not door.is_banned(b"r", 1.0)
+    for _ in range(2):
+        door.strike(b"r", 1.0, DAMAGE)
+    assert door.is_banned(b"r", 1.0)
 
 
 def test_one_strike_a_minute_is_forgiven() -> None:

@@ -40,8 +40,8 @@ def herd(herd_of: HerdOf) -> Generator[Herd]:
 
 
 def victim_of(herd: Herd, name: str) -> str:
-    """A running worker in whose graph ``name`` is a neighbour."""
-    return next(other for other, state in herd.states().items() if name in state["neighbours"])
+    """A running worker, if possible one in whose graph ``name`` is a neighbour."""
+    return next((other for other, state in herd.states().items() if name in state["neighbours"]), "w0")
 
 
 def dropped(herd: Herd, name: str) -> dict[str, int]:
@@ -177,8 +177,10 @@ def test_fuzz_and_bombs_from_a_member_stay_small(herd: Herd, hostile: HostileOf,
             pack(frame(peer, edge, 3)),
             *map(pack, bombs),
         ]
-        for parts in [*map(pack, bombs), *[mutated(chance, chance.choice(kinds)) for _ in range(300)]]:
-            peer.say_parts(*(bytes(part) for part in parts))
+        mutants = [mutated(chance, chance.choice(kinds)) for _ in range(300)]
+        whole: list[Sequence[Any]] = [*map(pack, bombs), *mutants]
+        for parts in whole:
+            peer.say_parts(*[bytes(part) for part in parts])
             sent += 1
         peer.close()
     herd.until("felt", lambda: sum(dropped(herd, name).values()) > 200, 20)

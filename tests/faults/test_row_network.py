@@ -64,25 +64,7 @@ def test_halves_part_and_heal(hosts: HostsOf, tmp_path: Path, row: RowReport) ->
     net = hosts(16)
     with spread_herd(net, tmp_path, row.seed) as herd:
         left, right = list(herd.names[:8]), list(herd.names[8:])
-        net.part(range(8), range(8, 16))
-        start = time.monotonic()
-        row.inject("partition 8/8, both ways, 40 s of 60")
-
-        def apart() -> bool:
-            return all_say(herd.states(left), right, "DEAD") and all_say(herd.states(right), left, "DEAD")
-
-        row.note("DEAD after", herd.until("each half thinks the other dead", apart, 40), "s")
-        dead_at = time.monotonic()
-
-        def two_wholes() -> bool:
-            return is_whole(herd.states(left)) and is_whole(herd.states(right))
-
-        herd.until("both halves whole", two_wholes, 25)
-        row.at_most("both halves whole after DEAD", time.monotonic() - dead_at, 15, "s")
-        steps = {name: state["step"] for name, state in herd.states().items()}
-        time.sleep(max(2.0, 40 - (time.monotonic() - start)))
-        after = herd.states()
-        row.felt("steps meanwhile, fewest", min(after[name]["step"] - steps[name] for name in after))
+        live_apart(herd, net, left, right, row)
         net.part(range(8), range(8, 16), parted=False)
         healed = time.monotonic()
         row.inject("routes removed")
@@ -98,6 +80,29 @@ def test_halves_part_and_heal(hosts: HostsOf, tmp_path: Path, row: RowReport) ->
         states = ledger.settle(herd, 15)
         row.exactly("links that break BV", ledger.broken_links(herd), {})
         row.exactly("frames that break ONE", sum(ledger.wrong_frames(states).values()), 0)
+
+
+def live_apart(herd: Herd, net: Hosts, left: list[str], right: list[str], row: RowReport) -> None:
+    """Row 13: both halves go on."""
+    net.part(range(8), range(8, 16))
+    start = time.monotonic()
+    row.inject("partition 8/8, both ways, 40 s of 60")
+
+    def apart() -> bool:
+        return all_say(herd.states(left), right, "DEAD") and all_say(herd.states(right), left, "DEAD")
+
+    row.note("DEAD after", herd.until("each half thinks the other dead", apart, 40), "s")
+    dead_at = time.monotonic()
+
+    def two_wholes() -> bool:
+        return is_whole(herd.states(left)) and is_whole(herd.states(right))
+
+    herd.until("both halves whole", two_wholes, 25)
+    row.at_most("both halves whole after DEAD", time.monotonic() - dead_at, 15, "s")
+    steps = {name: state["step"] for name, state in herd.states().items()}
+    time.sleep(max(2.0, 40 - (time.monotonic() - start)))
+    after = herd.states()
+    row.felt("steps meanwhile, fewest", min(after[name]["step"] - steps[name] for name in after))
 
 
 def all_alive(herd: Herd) -> bool:
@@ -143,19 +148,16 @@ def test_a_bridge_keeps_two_sides_together(hosts: HostsOf, tmp_path: Path, row: 
     net, bridge = hosts(9), "w8"
     with spread_herd(net, tmp_path, row.seed) as herd:
         chronicle = Chronicle(herd)
-        row.inject("sides 0-3 and 4-7 cannot reach one another; w8 sees both; 90 s")
-        net.part(range(4), range(4, 8))
-        time.sleep(30)
-        chronicle.read()
-        middle = time.monotonic()
+        row.inject("sides 0-3 and 4-7 cannot reach one another; w8 sees both; 60 s")
         clocks = {name: state["clocks"] for name, state in herd.states().items()}
+        net.part(range(4), range(4, 8))
         time.sleep(60)
         chronicle.read()
         states = herd.states()
         row.exactly("DEAD", chronicle.count("dead"), 0)
-        late = [event for event in chronicle.events if event.at > middle and event.kind == "suspect"]
-        row.exactly("SUSPECT in the last 60 s", len(late), 0)
-        row.felt("SUSPECT at first", chronicle.count("suspect"))
+        row.felt("accusations heard", chronicle.count("suspect"))
+        refuted = max(state["incarnations"][name] for name, state in states.items())
+        row.at_most("refuted by one member in 60 s (one for each of 4 it cannot reach)", refuted, 4)
         crossed = min(states["w0"]["clocks"][n] - clocks["w0"][n] for n in range(4, 8))
         row.felt("versions crossed by relay, fewest steps", crossed)
         row.felt("links of the bridge", sum(state == "up" for state in states[bridge]["out"].values()))

@@ -112,7 +112,7 @@ def test_starved_processes_condemn_nobody(herd_of: HerdOf, row: RowReport) -> No
         burners = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
         try:
             row.inject("16 workers and 3 busy loops on one core, 30 s")
-            health = 0
+            health, states = 0, herd.states()
             for _ in range(15):
                 time.sleep(2)
                 states = herd.ask_all("state", seconds=60)

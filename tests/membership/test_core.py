@@ -6,9 +6,12 @@ import heapq
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from random import Random
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dagrad_bus.ids import NodeId, Step, derive_node_id
 from dagrad_bus.membership import (
@@ -24,7 +27,19 @@ from dagrad_bus.membership import (
     Superseded,
     Tell,
 )
-from dagrad_bus.messages import Gossip, Heartbeat, MemberState, Message, Ping, Pong, Record
+from dagrad_bus.messages import (
+    Gossip,
+    Heartbeat,
+    MemberState,
+    Message,
+    Ping,
+    PingReq,
+    PingRes,
+    Pong,
+    PpDigest,
+    PpRecords,
+    Record,
+)
 from dagrad_bus.settings import BeatSettings
 from dagrad_bus.topology.live import TopologySpec, neighbours
 from dagrad_bus.topology.static import StaticGraph
@@ -499,6 +514,30 @@ def test_a_bridge_keeps_two_sides_together() -> None:
     assert max(beacons) - min(beacons) <= 1
 
 
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_a_bridge_with_neighbours_in_one_half_only_keeps_both_together(seed: int) -> None:
+    cluster = Cluster(16, 20 + seed)
+    cluster.warm()
+    bridge = cluster.ids[seed]
+    near = set(cluster.hosts[bridge].core.neighbours)
+    right = {*near, *[node for node in cluster.ids if node != bridge and node not in near][:4]}
+    cluster.cut = lambda a, b: bridge not in (a, b) and (a in right) != (b in right)
+    cluster.run(130.0)
+    assert cluster.changes("dead") == []
+    accused: dict[tuple[NodeId, NodeId], list[float]] = {}
+    for at, by, action in cluster.changes("suspect"):
+        if not action.why.startswith(("told by", "compared")):
+            accused.setdefault((by, action.node), []).append(at)
+    assert accused
+    assert all(b - a >= 60 for times in accused.values() for a, b in itertools.pairwise(times)), accused
+    beacons = {host.core.heartbeat(cluster.now, state=1, step=Step(1), rate=1.0).beacon for host in cluster.up()}
+    assert max(beacons) - min(beacons) <= 3
+    assert set(cluster.hosts[bridge].core.neighbours) - right  # it takes those it stands in for
+    cluster.cut = lambda a, b: False
+    cluster.run(40.0)
+    assert cluster.tables_equal() and cluster.graph_is_one()
+
+
 def test_two_specs_at_once_one_wins_everywhere() -> None:
     cluster = Cluster(16, seed=12)
     cluster.warm()
@@ -550,6 +589,20 @@ def test_whoever_never_comes_is_given_up_after_the_grace() -> None:
     assert {action.node for _, _, action in cluster.changes("dead")} == {absent}
 
 
+def test_a_worker_that_starts_after_the_grace_does_not_wait_for_who_never_came() -> None:
+    cluster = Cluster(9, seed=18)
+    absent, late = cluster.ids[3], cluster.ids[6]
+    cluster.hosts[absent].is_up = False
+    cluster.run(135.0)
+    cluster.crash(late)
+    cluster.run(5.0)
+    cluster.start(late)
+    cluster.run_until(lambda: cluster.tables_equal() and cluster.graph_is_one(), 5.0)
+    assert cluster.hosts[late].core.state_of(absent) is MemberState.DEAD
+    cluster.start(absent)
+    cluster.run_until(lambda: cluster.all_alive() and cluster.tables_equal() and cluster.graph_is_one(), 5.0)
+
+
 def test_a_rolling_restart_suspects_nobody() -> None:
     cluster = Cluster(12, seed=16)
     cluster.warm()
@@ -581,7 +634,8 @@ def test_a_hang_of_training_is_told_and_kills_nobody() -> None:
 # One core ------------------------------------------------------------------------------------------------------------
 
 IDS = ids_of(8)
-ME, PEER = list(IDS)[:2]
+IDS_LIST = list(IDS)
+ME, PEER = IDS_LIST[:2]
 
 
 def one(roster: Base | None = None) -> Membership:
@@ -699,6 +753,89 @@ def test_ten_thousand_members_share_what_they_start_from() -> None:
     assert len({core.digest for core in cores}) == 1
     assert all(len(core._table._over) == 1 for core in cores)
     assert all(core.view is cores[0].view for core in cores)
+
+
+# Whatever arrives -----------------------------------------------------------------------------------------------------
+
+STRANGERS = [NodeId(bytes([i]) * 16) for i in range(6)]
+NODES = st.sampled_from([*IDS, *STRANGERS])
+U64S = st.sampled_from([0, 1, 2, 1 << 31, (1 << 63) - 1, (1 << 64) - 1])
+U32S = st.sampled_from([0, 1, 2, (1 << 32) - 1])
+RECORDS = st.builds(
+    Record, NODES, U64S, U32S, st.sampled_from(MemberState),
+    accuser=st.one_of(st.just(b""), NODES.map(lambda node: node[:8])), host=st.sampled_from(["", "h"]),
+    inbox_port=st.just(1), beat_port=st.just(2), name=st.sampled_from(["", "n"]),
+    sketch=st.sampled_from([b"", b"s" * 8]), sketch_step=U64S,
+)  # fmt: skip
+SPECS = st.one_of(
+    st.builds(
+        TopologySpec, version=U64S, author=NODES, kind=st.sampled_from(["hash-rings", "ring", "complete"]),
+        degree=st.sampled_from([2, 4, 6]), seed=U64S, epoch=U64S,
+    ),
+    st.builds(TopologySpec, version=U64S, author=NODES, kind=st.just("static"), graph=st.just(b"g" * 8)),
+)  # fmt: skip
+LOTS = st.lists(RECORDS, max_size=4).map(tuple)
+MESSAGES: st.SearchStrategy[Message] = st.one_of(
+    st.builds(
+        Heartbeat, NODES, U64S, U32S, st.integers(0, 15), st.integers(0, 9).map(Step), st.floats(0, 9),
+        progress_ms=U32S, lag_ms=U32S, health=st.integers(0, 255), members=U32S,
+        neighbours=st.lists(st.one_of(NODES.map(lambda node: node[:8]), st.just(b"")), max_size=4).map(tuple),
+        digest=U64S, spec_version=U64S, sketch=st.sampled_from([b"", b"s" * 8]), beacon=U64S,
+    ),
+    st.builds(Gossip, LOTS, spec=st.one_of(st.none(), SPECS)),
+    st.builds(Ping, U64S), st.builds(Pong, U64S, U64S, U32S), st.builds(PingReq, U64S, NODES),
+    st.builds(PingRes, U64S, NODES, ok=st.booleans()),
+    st.builds(PpDigest, st.lists(U64S, max_size=70).map(tuple), SPECS),
+    st.builds(PpRecords, LOTS, U64S, st.one_of(st.none(), SPECS)),
+)  # fmt: skip
+MOMENTS = st.lists(st.tuples(NODES, MESSAGES, st.floats(0, 3)), min_size=1, max_size=16)
+
+
+@settings(max_examples=40, deadline=None)
+@given(MOMENTS, st.booleans(), st.randoms(use_true_random=False))
+def test_nothing_that_arrives_raises_or_takes_this_worker_from_its_view(
+    moments: list[tuple[NodeId, Message, float]], is_new: bool, random: Random
+) -> None:
+    core = one(Base.expected(IDS) if is_new else None)
+    now = 1.0
+    for peer, message, pause in moments:
+        now += pause
+        core.tick(now)
+        if isinstance(message, Pong | PingRes) and core._prober._waiting:  # now and then an answer to what was asked
+            message = replace(message, nonce=random.choice(list(core._prober._waiting)))
+        actions = core.receive(peer, message, now)
+        assert all(action.peer != ME for action in actions if isinstance(action, Tell))
+        assert core.me.node == ME and core.me.state is MemberState.ALIVE and core.me.epoch == 1
+        assert ME in core.view and ME not in core.neighbours
+        assert core.next_deadline() < float("inf")
+    assert len(core.table) <= len(IDS) + len(STRANGERS)
+
+
+def test_memory_stays_bounded_whatever_a_peer_invents() -> None:
+    core = one()
+    rng = np.random.default_rng(0)
+    now = 1.0
+    for turn in range(80):
+        now += 0.05
+        peer = NodeId(rng.bytes(16)) if turn % 3 else PEER
+        records = [
+            Record(
+                NodeId(rng.bytes(16)) if place % 2 else IDS_LIST[place % 8], 1 + int(rng.integers(3)),
+                int(rng.integers(1 << 20)), MemberState(int(rng.integers(4))), rng.bytes(8), name="n" * (place % 3),
+            )
+            for place in range(24)
+        ]  # fmt: skip
+        core.receive(peer, Gossip(tuple(records)), now)
+        core.receive(peer, PpRecords(tuple(records), (1 << 64) - 1), now)
+        core.receive(peer, PingReq(turn, records[0].node), now)
+        core.receive(peer, PpDigest(tuple(range(64)), SPEC), now)
+        core.tick(now)
+    ledger, prober, repair = core._ledger, core._prober, core._repair
+    assert len(core.table) <= 10_000 and len(prober._waiting) <= 256 and len(core._context.relays) <= 4
+    assert len(ledger._lately) <= 512 and len(ledger._told) <= 512 and not ledger.rumours._told
+    assert len(ledger.rumours._waiting) <= 4096 and len(repair._started) <= 512 and len(repair._answered) <= 512
+    assert all(len(peers) <= 8 for peers in ledger._messengers.values())
+    assert set(ledger._messengers) <= set(core.table) and len(core._context.guests) <= 8
 
 
 @pytest.mark.slow

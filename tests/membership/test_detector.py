@@ -145,8 +145,30 @@ def test_death_and_a_new_process_end_the_case() -> None:
         world.refute(1.1, 1)
         world.detector.refused(M, 2.0)
         assert world.detector.apart == {M}
-        world.ledger.learn(record, Source.FLOOD, A, 3.0)
+        world.ledger.learn(replace(record, state=min(record.state, MemberState.SUSPECT)), Source.FLOOD, A, 2.0)
+        world.ledger.learn(record, Source.FLOOD, A, 4.0)
         assert world.detector.apart == frozenset()
+
+
+def test_others_are_asked_about_a_neighbour_that_never_was_connected_before_it_is_accused() -> None:
+    for is_reached in (True, False):
+        world = World()
+        world.detector.follow([M], 0.0)
+        world.detector.silence(5.9)
+        assert world.told(PingReq) == []
+        world.detector.silence(6.1)
+        assert world.told(PingReq) and world.state() is MemberState.ALIVE
+        if is_reached:
+            world.detector.vouched(M, B, 7.0)
+        world.detector.silence(10.2)
+        assert world.state() is (MemberState.ALIVE if is_reached else MemberState.SUSPECT)
+        assert world.detector.through == ({M: B} if is_reached else {})
+        if is_reached:  # an hour later it is the same: asked again, not accused
+            world.told(PingReq)
+            world.detector.silence(67.1)
+            assert world.told(PingReq) and world.state() is MemberState.ALIVE
+            world.beat(68.0)
+            assert world.detector.through == {} and world.detector.apart == frozenset()
 
 
 def test_former_neighbours_are_not_judged_any_more() -> None:
@@ -178,5 +200,5 @@ def test_pairs_are_bounded() -> None:
         node = NodeId(i.to_bytes(16, "little"))
         world.ledger.learn(replace(alive(M), node=node), Source.FLOOD, A, 1.0)
         world.detector.refused(node, 1.0)
-        world.ledger.learn(replace(alive(M), node=node, state=MemberState.DEAD), Source.FLOOD, A, 2.0)
+        world.ledger.learn(replace(alive(M), node=node, state=MemberState.DEAD), Source.FLOOD, A, 3.0)
     assert len(world.detector._pairs) <= 512

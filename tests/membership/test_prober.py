@@ -17,7 +17,7 @@ from dagrad_bus.messages import MemberState, Ping, PingReq, PingRes, Record
 from dagrad_bus.settings import BeatSettings
 
 IDS = [derive_node_id("prober", str(i)) for i in range(12)]
-ME, M, A, B, C = IDS[:5]
+ME, M, A, B, C, D = IDS[:6]
 
 
 def alive(node: NodeId) -> Record:
@@ -53,7 +53,7 @@ def test_the_backstop_meets_every_stranger_once_a_round() -> None:
         world.prober.backstop(5.0 * turn)
         for peer, message in world.sent():
             met.append(peer)
-            world.prober.pong(peer, nonce_of(message))
+            world.prober.pong(peer, nonce_of(message), 5.0 * turn)
     strangers = set(IDS) - {ME, A}
     assert set(met) == strangers
     counts = [met.count(node) for node in strangers]
@@ -70,7 +70,8 @@ def test_without_an_answer_others_are_asked_and_without_theirs_it_is_suspected()
     assert world.sent() == []
     world.prober.expire(2.1)
     asked = world.sent()
-    assert {peer for peer, _ in asked} <= {A, B, C} and 2 <= len(asked) <= 3
+    near = {A, B, C} - {target}
+    assert near <= {peer for peer, _ in asked} and len(asked) <= 6 and target not in dict(asked)
     assert all(isinstance(message, PingReq) and message.target == target for _, message in asked)
     world.prober.expire(6.2)
     assert world.silent == [target]
@@ -82,10 +83,13 @@ def test_another_worker_s_word_is_enough() -> None:
     [(target, _)] = world.sent()
     world.prober.expire(2.1)
     nonce = nonce_of(world.sent()[0][1])
-    world.prober.result(PingRes(nonce, target, ok=False), 3.0)
-    world.prober.result(PingRes(nonce, A if target != A else B, ok=True), 3.0)
-    world.prober.result(PingRes(nonce + 1, target, ok=True), 3.0)
-    world.prober.result(PingRes(nonce, target, ok=True), 3.0)
+    vouched: list[tuple[NodeId, NodeId]] = []
+    world.prober.on_vouched = lambda node, by, now: vouched.append((node, by))
+    world.prober.result(D, PingRes(nonce, target, ok=False), 3.0)
+    world.prober.result(D, PingRes(nonce, A if target != A else B, ok=True), 3.0)
+    world.prober.result(D, PingRes(nonce + 1, target, ok=True), 3.0)
+    world.prober.result(D, PingRes(nonce, target, ok=True), 3.0)
+    assert vouched == [(target, D)]
     world.prober.expire(100.0)
     assert world.silent == []
 
@@ -95,10 +99,12 @@ def test_it_pings_for_others() -> None:
     world.prober.requested(A, PingReq(7, M), 0.0)
     [(peer, message)] = world.sent()
     assert peer == M
-    world.prober.pong(B, nonce_of(message))  # somebody else's answer
-    assert world.sent() == []
-    world.prober.pong(M, nonce_of(message))
-    assert world.sent() == [(A, PingRes(7, M, ok=True))]
+    served: list[NodeId] = []
+    world.prober.on_served = lambda asker, now: served.append(asker)
+    world.prober.pong(B, nonce_of(message), 0.1)  # somebody else's answer
+    assert world.sent() == [] and served == []
+    world.prober.pong(M, nonce_of(message), 0.1)
+    assert world.sent() == [(A, PingRes(7, M, ok=True))] and served == [A]
     world.prober.requested(A, PingReq(8, M), 0.0)
     world.sent()
     world.prober.expire(2.1)
@@ -138,13 +144,31 @@ def test_the_dead_are_tried_and_those_who_left_are_not() -> None:
     world = World()
     assert world.prober.next_dead(1.0) is None
     for node, state in ((M, MemberState.LEFT), (A, MemberState.DEAD), (B, MemberState.DEAD)):
+        world.ledger.learn(replace(alive(node), state=MemberState.SUSPECT), Source.FLOOD, C, -1.0)
         world.ledger.learn(replace(alive(node), state=state), Source.FLOOD, C, 1.0)
+    world.sent()
     tried = {world.prober.next_dead(float(now)) for now in range(5, 200, 5)}
     assert tried == {A, B}
     late = [world.prober.next_dead(float(now)) for now in range(1000, 1300, 5)]
     assert 8 <= sum(node is not None for node in late) <= 12
     world.prober.try_dead(A)
     assert [peer for peer, message in world.sent() if isinstance(message, Ping)] == [A]
+
+
+def test_known_relays_are_asked_and_members_out_of_reach_are_left_alone() -> None:
+    world = World()
+    world.context.use_relay(IDS[9], 0.0)
+    assert world.prober.inquire(M, 0.0)
+    asked = dict(world.sent())
+    assert {A, B, C, IDS[9]} <= set(asked)
+    assert all(isinstance(message, PingReq) and message.target == M for message in asked.values())
+    assert world.context.relays_at(61.0) == []
+    world.prober.apart = frozenset(IDS[5:])
+    met: set[NodeId] = set()
+    for turn in range(40):
+        world.prober.backstop(100 + 5.0 * turn)
+        met.update(peer for peer, _ in world.sent())
+    assert met == {M, A, B, C}
 
 
 def test_own_lateness_moves_what_is_awaited() -> None:

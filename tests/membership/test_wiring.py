@@ -106,6 +106,18 @@ def test_a_member_near_by_stands_in_for_one_out_of_reach() -> None:
     assert wiring.neighbours == graph
 
 
+def test_who_reaches_both_stands_in_first_and_takes_those_it_stands_in_for() -> None:
+    context, _, wiring = start(TopologySpec())
+    graph = wiring.neighbours
+    relay = next(node for node in reversed(IDS) if node not in (*graph, ME))
+    assert wiring.update(frozenset(graph[:2]), {graph[0]: relay, graph[1]: relay})
+    assert relay in wiring.neighbours and len(wiring.neighbours) == len(graph) + 2
+    assert relay in context.stand_ins
+    assert wiring.update(frozenset()) and not context.stand_ins
+    context.guests = frozenset([relay])
+    assert wiring.update(frozenset()) and set(wiring.neighbours) == {*graph, relay}
+
+
 def test_who_leaves_keeps_its_links() -> None:
     context, table, wiring = start(TopologySpec())
     context.is_leaving = True

@@ -38,7 +38,7 @@ def test_every_fault_is_felt() -> None:
     for seed in range(3):
         run = Run(replace(LOUD, seed=seed))
         run.cluster.start_all(0.5)
-        run.world.run(20.0)
+        run.world.run(25.0)
         felt += run.nemesis.felt
         counts = run.network.counts
         felt += Counter(broken=counts.broken, damaged=counts.damaged, full=counts.full, lost=counts.lost)
