@@ -15,6 +15,7 @@
     +-- BusClosed                 used after stop
     +-- StartError                the bus could not start: address unusable, run folder unreadable, ...
     |   +-- PortInUse             an address is taken
+    |   +-- DiskFull              there is no room for a file that a run can do without
 
 Full queues, late peers and refused frames are events and counters, not exceptions.
 """
@@ -89,3 +90,7 @@ class StartError(BusError):
 
 class PortInUse(StartError):
     """An address is taken; perhaps by an earlier process of the same worker that is not quite gone."""
+
+
+class DiskFull(StartError):
+    """There is no room for a file; what it says can be told otherwise."""

@@ -5,13 +5,14 @@ Written under a temporary name and renamed, so a reader sees a whole file or non
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dagrad_bus.errors import StartError, UsageError
+from dagrad_bus.errors import DiskFull, StartError, UsageError
 from dagrad_bus.topology.static import MAX_DOCUMENT, StaticGraph, parse
 
 _ENDPOINT = re.compile(r"tcp://[^\s/]+:\d{1,5}")
@@ -33,7 +34,8 @@ def publish(folder: Path, address: Address) -> None:
     """Write this worker's address for the others.
 
     Raises:
-        StartError: the folder cannot be written; the message names it and the cause.
+        DiskFull: there is no room.
+        StartError: the folder cannot be written for another reason. Both messages name it and the cause.
     """
     target = folder / "peers" / f"{address.name}.json"
     try:
@@ -42,12 +44,16 @@ def publish(folder: Path, address: Address) -> None:
         temporary.write_text(json.dumps(asdict(address)))
         temporary.replace(target)
     except OSError as error:
-        raise StartError(f"cannot write {target}: {error.strerror}") from None
+        kind = DiskFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StartError
+        raise kind(f"cannot write {target}: {error.strerror}") from None
 
 
 def names_in(folder: Path) -> list[str]:
     """Return the names of all workers that published an address, sorted."""
-    return sorted(path.stem for path in (folder / "peers").glob("*.json"))
+    try:
+        return sorted(path.stem for path in (folder / "peers").glob("*.json"))
+    except OSError:  # no descriptor left; they are looked for again
+        return []
 
 
 def find_graph(folder: Path, digest: bytes) -> StaticGraph | None:

@@ -99,7 +99,7 @@ class LinkSettings:
     stalled: float = 2.0
     """Seconds without progress after which the sender asks (PING), once a second."""
     reset: float = 120.0
-    """Seconds without any progress after which the connection is made anew."""
+    """Seconds without any sign of life, at most, after which a stalled link's connection is made anew."""
     mailbox_frames: int = 8
     """Frames of one link waiting for the training thread at which credit stops."""
     mailbox_bytes: int = 64 << 20

@@ -11,6 +11,9 @@ sockets have linger 0 from birth; a DEALER that is closed gets a moment for its 
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import resource
 import secrets
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -21,6 +24,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from dagrad_bus.errors import PortInUse, StartError
 from dagrad_bus.ids import NodeId
+from dagrad_bus.log import get_logger
 from dagrad_bus.settings import TransportSettings
 from dagrad_bus.wire import GOSSIP_TOPIC, HEARTBEAT_TOPIC, Message, pack
 
@@ -32,6 +36,8 @@ DRAIN_MESSAGES, DRAIN_BYTES = 64, 2 << 20
 """What one drain takes before it lets others run."""
 GOODBYE_MS = 100
 """How long a closed DEALER may go on writing what it was given: the goodbye, and frames before it."""
+SPARE_DESCRIPTORS = 16
+"""Left free: a peer takes about ten."""
 ZERO_COPY = 1 << 16
 """Parts from this size on are handed to libzmq without a copy."""
 
@@ -226,6 +232,9 @@ class Transport:
         self.ctx = ctx
         self.self_id = self_id
         self._peers: dict[NodeId, Peer] = {}
+        self.starved = 0
+        """Connections not opened for want of descriptors."""
+        self._is_starved = False
         self._drain: Drain | None = None
         self._router = _socket(ctx, zmq.ROUTER, _LISTENING)
         self._router.set(zmq.RCVHWM, 8)
@@ -253,8 +262,24 @@ class Transport:
     def connect(self, peer: NodeId, inbox: str, beat: str | None) -> None:
         """Open (or replace, where the address changed) the sockets towards ``peer``; without ``beat`` no SUB."""
         self.disconnect(peer)
-        self._peers[peer] = Peer(self, peer, inbox)
-        self.listen(peer, beat)
+        if self._has_descriptors():
+            self._peers[peer] = Peer(self, peer, inbox)
+            self.listen(peer, beat)
+
+    def _has_descriptors(self) -> bool:
+        """Whether there are enough for one more peer; libzmq may abort the process where it finds none.
+
+        Without them nothing is opened: whoever wants the connection asks again, and those that stand go on.
+        """
+        limit, used = _descriptors()
+        if used + SPARE_DESCRIPTORS <= limit:
+            self._is_starved = False
+            return True
+        self.starved += 1
+        if not self._is_starved:
+            self._is_starved = True
+            get_logger().error("descriptors_exhausted", limit=limit, used=used, help="raise it: ulimit -n 4096")
+        return False
 
     def listen(self, peer: NodeId, beat: str | None) -> None:
         """Hear the broadcasts of a connected peer at ``beat`` from now on, or with None no more."""
@@ -263,7 +288,7 @@ class Transport:
             return
         if found.ear is not None:
             found.ear.close()
-        found.ear = Ear(self, peer, beat) if beat else None
+        found.ear = Ear(self, peer, beat) if beat and self._has_descriptors() else None
 
     def hear_now(self) -> None:
         """Take all that has arrived at once: a loop that was late hears out the others before it judges them."""
@@ -337,6 +362,15 @@ def _socket(ctx: zmq.Context[zmq.Socket[bytes]], kind: int, options: dict[int, i
     for option, value in (_EVERY_SOCKET | options).items():
         sock.set(option, value)
     return sock
+
+
+def _descriptors() -> tuple[int, int]:
+    """Return how many descriptors this process may have, and how many it has."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        return limit, len(os.listdir("/proc/self/fd"))
+    except OSError as error:
+        return limit, limit if error.errno == errno.EMFILE else 0
 
 
 def _spread_reconnects(sock: zmq.Socket[bytes]) -> None:

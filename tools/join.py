@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from dagrad_bus.errors import UsageError
-from dagrad_bus.rendezvous import look_up
+from dagrad_bus.rendezvous import look_up, names_in
 from dagrad_bus.settings import PREFIX, ExchangeSettings, from_environment
 from dagrad_bus.workers.launch.command import resolve
 from dagrad_bus.workers.launch.environment import common_environment
@@ -43,6 +43,9 @@ def join(directory: Path, words: tuple[str, ...], name: str | None, as_module: b
     """  # noqa: D301  # the backspace keeps click from filling a paragraph
     folder = RunFolder(directory.absolute())
     run = folder.read_run()
+    if not any(_is_running(folder, one) for one in names_in(folder.path)):
+        raise UsageError(f"no worker of the run in {directory} runs on this host any more: nobody to join")
+    words = words[words[:1] == ("--",) :]  # click leaves it there where arguments do not mix with options
     command = resolve(("-m", *words) if as_module and words else words, cwd=Path.cwd())
     chosen = name or _first_free(folder, run["workers"])
     if _is_running(folder, chosen):

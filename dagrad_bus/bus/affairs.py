@@ -11,6 +11,7 @@ import numpy as np
 from dagrad_bus.errors import UsageError
 from dagrad_bus.events import MemberEvent, PeerNews
 from dagrad_bus.ids import NodeId, Step
+from dagrad_bus.link import Dropped, Left, LinkUp, Rejected, Stalled
 from dagrad_bus.membership import (
     Action,
     Flood,
@@ -67,9 +68,28 @@ class Affairs:
                 case MemberChanged():
                     self._changed(action)
                 case _:
-                    self._note(action)
+                    self._rare(action)
 
-    def _note(self, action: SpecChanged | GraphMissing | Healed | Superseded) -> None:
+    def note(self, action: LinkUp | Left | Rejected | Stalled | Dropped) -> None:
+        """Count what a link said that needs nothing else done, and pass on what is rare."""
+        node = self._node
+        match action:
+            case Rejected():
+                node.on_event(action)
+                node.greeting.judge_refusals()
+            case LinkUp():
+                node.was_accepted = True
+                node.metrics.count("links_up")
+                node.on_event(action)
+                self.link_is_up(action.peer)
+            case Stalled():
+                node.metrics.count("link_stalled")
+            case Left():
+                self.said_goodbye(action.peer, action.epoch)
+            case Dropped():
+                node.metrics.count(f"frames_dropped.{action.reason}")
+
+    def _rare(self, action: SpecChanged | GraphMissing | Healed | Superseded) -> None:
         """Take what is rarer still."""
         node = self._node
         match action:
@@ -114,12 +134,12 @@ class Affairs:
             self._healed.discard(peer)
             self._node.outlook.healed.append(peer)
 
-    def said_goodbye(self, peer: NodeId) -> None:
-        """Take a member's own goodbye for the news that it left."""
+    def said_goodbye(self, peer: NodeId, epoch: int) -> None:
+        """Take a member's own goodbye for the news that this life of it has ended; 0: nobody knows which one it was."""
         node = self._node
         node.metrics.count("peers_left")
         record = node.membership.record_of(peer)
-        if record is not None:
+        if record is not None and epoch in {0, record.epoch}:
             news = Gossip(records=(replace(record, state=MemberState.LEFT, accuser=b""),))
             self.do(node.membership.receive(peer, news, node.now))
 

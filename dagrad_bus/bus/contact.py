@@ -18,6 +18,7 @@ from dagrad_bus.link import Action, InLink, OutLink
 from dagrad_bus.settings import LinkSettings
 from dagrad_bus.wire import Data, Hello, Message
 
+NEVER = float("inf")
 CONTROL_QUEUE = 256
 """Control messages waiting for a connection; the oldest goes first, all of them are repeated or timed."""
 
@@ -102,7 +103,8 @@ class Contact:
     @property
     def has_changed(self) -> bool:
         """Whether the outgoing link is no longer as :attr:`state` last showed it."""
-        return self._shown.ready != self.ready or self._shown.generation != self.out.generation
+        shown, out = self._shown, self.out
+        return shown.ready != (out.ready and not self.encoding) or shown.generation != out.generation
 
     @property
     def state(self) -> LinkState:
@@ -145,13 +147,32 @@ class Contact:
         """Put a control message on its way; :meth:`pump` sends it."""
         self._control.append(message)
 
+    @property
+    def next_deadline(self) -> float:
+        """When one of both directions has something to do by the clock; infinite: neither."""
+        at = self.out.next_deadline()
+        ack_at = self.incoming.next_deadline() if self.incoming is not None else None
+        if at is None:
+            return NEVER if ack_at is None else ack_at
+        return at if ack_at is None or at <= ack_at else ack_at
+
+    def tick(self, now: float) -> list[Action]:
+        """Do what is due in both directions."""
+        actions = self.out.tick(now)
+        return [*actions, *self.incoming.tick(now)] if self.incoming is not None else actions
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether something waits that :meth:`pump` might send."""
+        return self.connected and (bool(self._control) or self.out.has_unsent)
+
     def pump(self, now: float) -> bool:
         """Send control messages, then chunks, until nothing waits or the network takes no more.
 
         Returns:
             Whether a chunk left, which may have made the link ready again.
         """
-        if not self.connected:
+        if not self.has_waiting:
             return False
         while self._control:
             if not self._send(self._control[0]):

@@ -47,6 +47,8 @@ class Contacts:
         self._port = port
         self._locate = locate
         self._act = act
+        self._linked: list[Contact] | None = None
+        """Kept until a link is wanted or no more: it is asked for after each burst."""
         self._generations: dict[NodeId, int] = {}
         """Of contacts that were closed: a link that comes back is never taken for the former one."""
 
@@ -56,8 +58,10 @@ class Contacts:
 
     @property
     def linked(self) -> list[Contact]:
-        """Contacts towards which a link is wanted, sorted by id."""
-        return sorted((c for c in self.by_peer.values() if c.has_link), key=lambda c: c.peer)
+        """Contacts towards which a link is wanted, sorted by id; the same list until others are wanted. Read-only."""
+        if self._linked is None:
+            self._linked = sorted((c for c in self.by_peer.values() if c.has_link), key=lambda c: c.peer)
+        return self._linked
 
     def greet_as(self, hello: Hello) -> None:
         """Use another HELLO from now on."""
@@ -113,6 +117,7 @@ class Contacts:
     def _begin(self, contact: Contact, now: float) -> None:
         had_link = contact.has_link
         contact.is_neighbour, contact.closing_at = True, None
+        self._linked = None
         self.listen(contact)
         self._act(contact, [] if had_link else contact.want_link(now))
 
@@ -132,6 +137,7 @@ class Contacts:
             elif len(explored) < MOST_EXPLORED:
                 contact = self.reach(peer, now)
                 contact.explored_until = now + EXPLORE_LIFE
+                self._linked = None
                 self.listen(contact)
                 self._act(contact, contact.want_link(now))
 
@@ -142,7 +148,9 @@ class Contacts:
             How many connections without any progress were made anew.
         """
         renewed = 0
-        settled = all(c.out.state in {State.UP, State.STALLED} for c in self.by_peer.values() if c.is_neighbour)
+        settled = any(c.closing_at is not None for c in self.by_peer.values()) and all(
+            c.out.state in {State.UP, State.STALLED} for c in self.by_peer.values() if c.is_neighbour
+        )
         for contact in self:
             if contact.closing_at is not None:
                 overlapped = now >= contact.closing_at - LONGEST_OVERLAP + OVERLAP
@@ -152,6 +160,8 @@ class Contacts:
                 self._end_link(contact, now)
             elif not contact.has_link and contact.incoming is None and now - contact.used_at > PROBE_LIFE:
                 self.close(contact, now)
+            elif contact.has_link and self._port.address_of(contact.peer) is None:  # unknown then, or no descriptor
+                self.reach(contact.peer, now)
             elif contact.out.is_dead(now) and (address := self._locate(contact.peer)) is not None:
                 self.connect(contact, address)
                 renewed += 1
@@ -159,16 +169,21 @@ class Contacts:
 
     def _end_link(self, contact: Contact, now: float) -> None:
         edge = contact.out.edge
-        self._act(contact, contact.drop_link())
+        self._drop(contact)
         contact.queue(Bye(reason=ByeReason.REWIRED, edge=edge))
         contact.used_at = now
         self._port.listen(contact.peer, None)
         self._act(contact, [])
 
+    def _drop(self, contact: Contact) -> None:
+        self._linked = None
+        self._act(contact, contact.drop_link())
+
     def close(self, contact: Contact, now: float) -> None:
         """Close a contact's connection and forget it; its link, if there was one, ends without a word."""
         contact.pump(now)
-        self._act(contact, contact.drop_link())
+        self._drop(contact)
         del self.by_peer[contact.peer]
-        self._generations[contact.peer] = contact.out.generation
+        if contact.out.generation:  # visitors and probes had no link, and are without number
+            self._generations[contact.peer] = contact.out.generation
         self._port.disconnect(contact.peer)

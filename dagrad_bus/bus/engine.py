@@ -27,7 +27,7 @@ from dagrad_bus.bus.intake import Intake
 from dagrad_bus.bus.node import Node
 from dagrad_bus.bus.outlook import Outlook
 from dagrad_bus.bus.upkeep import Upkeep
-from dagrad_bus.errors import PortInUse, RemoteError
+from dagrad_bus.errors import DiskFull, PortInUse, RemoteError
 from dagrad_bus.events import Outgoing
 from dagrad_bus.ids import NodeId
 from dagrad_bus.link import LinkUp, Packed, Rejected
@@ -154,7 +154,10 @@ class Engine:
             return
         inbox, beat = self.transport.inbox, self.transport.beat
         mine = Address(name=self.settings.name, pid=os.getpid(), epoch=self.identity.epoch, inbox=inbox, beat=beat)
-        await self.loop.run_in_executor(self.threads, publish, folder, mine)
+        try:
+            await self.loop.run_in_executor(self.threads, publish, folder, mine)
+        except DiskFull as error:  # a restart finds the others, and greets them with its address
+            self.log.warning("address_not_written", why=str(error))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -10,14 +10,15 @@ one began) and :meth:`Node.tick` at :attr:`Node.due`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
 from dagrad_bus.bus.admission import DAMAGE
 from dagrad_bus.bus.affairs import Affairs
-from dagrad_bus.bus.contact import Contact, Port
+from dagrad_bus.bus.contact import NEVER, Contact, Port
 from dagrad_bus.bus.contacts import Contacts
 from dagrad_bus.bus.greeting import Greeting
 from dagrad_bus.bus.identity import Identity, record_of
@@ -26,15 +27,17 @@ from dagrad_bus.bus.reception import Reception
 from dagrad_bus.errors import RemoteError
 from dagrad_bus.events import Outcome, PeerNews, Send
 from dagrad_bus.ids import JobId, NodeId
-from dagrad_bus.link import Action, Assembled, Dropped, Left, LinkUp, Packed, Rejected, Settled, Stalled
+from dagrad_bus.link import Action, Assembled, LinkUp, Packed, Rejected, Settled
 from dagrad_bus.mailbox import Mailbox
 from dagrad_bus.membership import GraphMissing, GraphSource, MemberChanged, Membership, SpecChanged, no_graphs
 from dagrad_bus.metrics import Metrics
 from dagrad_bus.topology.live import TopologySpec
 from dagrad_bus.wire import (
+    Ack,
     Bye,
     ByeReason,
     CorruptPayload,
+    Data,
     Error,
     ErrorCode,
     Gossip,
@@ -69,6 +72,11 @@ class Node:
         outlook: what the owner sees; made here if nobody looks at it before.
         metrics: likewise.
     """
+
+    flushed: Mapping[NodeId, Contact] = MappingProxyType({})
+    """Contacts for which anything was done in the burst that ended last."""
+    _shown: Sequence[Contact] = ()
+    """The links of which the owner sees the states."""
 
     def __init__(
         self,
@@ -111,7 +119,7 @@ class Node:
         self.contacts = Contacts(self.hello, self.settings.link, port, self._locate, self.act)
         self._affairs = Affairs(self, rng)
         self.do = self._affairs.do
-        self._greeting = Greeting(self)
+        self.greeting = Greeting(self)
         self._moved: dict[NodeId, Contact] = {}
         self._tidy_at = now
         self._enter(now)
@@ -180,7 +188,7 @@ class Node:
         self.now = now
         try:
             if isinstance(message, Hello):
-                self._greeting.greeted(routing, message, now)
+                self.greeting.greeted(routing, message, now)
                 return
             peer = self.reception.admission.peer_of(routing)
         except RemoteError as error:
@@ -189,14 +197,16 @@ class Node:
         contact = self.by_peer.get(peer)
         if contact is None:
             contact = self.contacts.reach(peer, now)
-        if not contact.is_visitor:
-            self.do(self.membership.heard(peer, now))
+        if not contact.is_visitor and (actions := self.membership.heard(peer, now)):
+            self.do(actions)
         self._serve(contact, routing, message, now)
 
     def _serve(self, contact: Contact, routing: bytes, message: Message, now: float) -> None:
         """Hand a message of an admitted sender to whom it concerns."""
         peer = contact.peer
         match message:
+            case Data() | Ack():  # nearly all of them
+                self.act(contact, self.reception.handle(contact, routing, message, now))
             case Pong() if message.edge:
                 self.act(contact, contact.out.pong(message, now))
             case Gossip() | Pong() | PingReq() | PingRes() | PpDigest() | PpRecords():
@@ -211,7 +221,7 @@ class Node:
             case Error(code=ErrorCode.STALE_EPOCH):
                 self._affairs.superseded(message.epoch)
             case HelloOk():
-                self._greeting.answered(contact, message, now)
+                self.greeting.answered(contact, message, now)
             case _:
                 self.act(contact, self.reception.handle(contact, routing, message, now))
 
@@ -328,70 +338,59 @@ class Node:
                 case Assembled():
                     self._decode(action)
                 case _:
-                    self._note(action)
+                    self._affairs.note(action)
         if not self._moved:
             self.on_moved()
         if contact is not None:
             self._moved[contact.peer] = contact
 
-    def _note(self, action: LinkUp | Left | Rejected | Stalled | Dropped) -> None:
-        """Count what needs nothing else done, and pass on what is rare."""
-        match action:
-            case Rejected():
-                self.on_event(action)
-                self._greeting.judge_refusals()
-            case LinkUp():
-                self.was_accepted = True
-                self.metrics.count("links_up")
-                self.on_event(action)
-                self._affairs.link_is_up(action.peer)
-            case Stalled():
-                self.metrics.count("link_stalled")
-            case Left():
-                self._affairs.said_goodbye(action.peer)
-            case Dropped():
-                self.metrics.count(f"frames_dropped.{action.reason}")
-
     def flush(self, now: float) -> None:
         """End a burst: send what it left to be sent, show the owner what it changed."""
         self.now = now
+        due, sent, is_shown = self.due, 0, self._shown is self.contacts.linked
         while self._moved:
-            moved, self._moved = self._moved, {}
+            self.flushed = moved = self._moved
+            self._moved = {}
             for contact in moved.values():
                 before = contact.sent_bytes
                 contact.pump(now)
-                self.metrics.count("bytes_sent", contact.sent_bytes - before)
-                self._arm_for(contact)
-        self.due = min(self.due, self.membership.next_deadline())
-        self.refresh()
-
-    def _arm_for(self, contact: Contact) -> None:
-        incoming = contact.incoming
-        for deadline in (contact.out.next_deadline(), incoming.next_deadline() if incoming is not None else None):
-            if deadline is not None and deadline < self.due:
-                self.due = deadline
+                sent += contact.sent_bytes - before
+                due = min(due, contact.next_deadline)
+                if contact.has_changed and contact.has_link:
+                    is_shown = False
+        if sent:
+            self.metrics.count("bytes_sent", sent)
+        self.due = min(due, self.membership.next_deadline())
+        if is_shown:
+            self.outlook.tell()
+        else:
+            self.refresh()
 
     def refresh(self) -> None:
         """Show the owner the links as they are now."""
-        self.outlook.states = tuple([contact.state for contact in self.contacts.linked])
+        self._shown = self.contacts.linked
+        self.outlook.states = tuple([contact.state for contact in self._shown])
         self.outlook.tell()
 
     def tick(self, now: float) -> None:
         """Do whatever is due."""
         self.now = now
-        for contact in self.contacts:
-            self.act(contact, contact.out.tick(now))
-            if contact.incoming is not None:
-                self.act(contact, contact.incoming.tick(now))
+        due, late = NEVER, list[Contact]()
+        for contact in self.by_peer.values():
+            at = contact.next_deadline
+            if at <= now or contact.has_waiting:
+                late.append(contact)
+            elif at < due:
+                due = at
+        for contact in late:
+            self.act(contact, contact.tick(now))
         if now >= self.membership.next_deadline():
             self.do(self.membership.tick(now))
         self._affairs.beat(now)
         if now >= self._tidy_at:
             self._tidy_at = now + TIDY
             self.metrics.count("connections_reset", self.contacts.tidy(now))
-        self.due = min(self._tidy_at, self._affairs.beat_at)
-        for contact in self.contacts:  # acting arms for what moved; what did not move is due when it was before
-            self._arm_for(contact)
+        self.due = min(due, self._tidy_at, self._affairs.beat_at)  # flushing arms for whom anything was done
         self.flush(now)
 
     def lagged(self, lag: float, now: float) -> None:

@@ -9,7 +9,7 @@ from dagrad_bus.bus.contact import Contact
 from dagrad_bus.bus.identity import Identity, codecs_of
 from dagrad_bus.events import Send
 from dagrad_bus.ids import NO_EDGE, NodeId, derive_edge_id
-from dagrad_bus.link import Action, Dropped, InLink, Left
+from dagrad_bus.link import Action, Dropped, InLink, Left, Rejected
 from dagrad_bus.settings import LinkSettings
 from dagrad_bus.wire import Ack, Bye, ByeReason, Data, Error, Hello, HelloOk, Message, Nack, NackCode, Ping, Pong
 
@@ -77,15 +77,19 @@ class Reception:
         """Take any other message of ``contact``."""
         out = contact.out
         match message:
-            case Data() | Ping():
-                return self._from_link(contact, routing, message, now)
+            case Data():
+                return self._data(contact, routing, message, now)
             case Ack() if message.edge == out.edge:
                 return out.ack(message.info, now)
             case Nack() if message.edge == out.edge:
                 return out.nack(message, now)
+            case Ping():
+                return self._ping(contact, routing, message, now)
             case Error():
                 contact.refusal = message.text or f"error {message.code}"
-                return out.refused(message, now)
+                if contact.has_link:
+                    return out.refused(message, now)
+                return [Rejected(contact.peer, message.code, message.text)] if message.fatal else [Dropped("error")]
             case Pong():
                 return out.pong(message, now)
             case Bye():
@@ -93,26 +97,35 @@ class Reception:
             case _:
                 return [Dropped("unexpected")]
 
-    def _from_link(self, contact: Contact, routing: bytes, message: Data | Ping, now: float) -> list[Action]:
-        if isinstance(message, Ping) and message.edge == NO_EDGE:
-            return [Send(contact.peer, self._pong(message))]
+    def _data(self, contact: Contact, routing: bytes, message: Data, now: float) -> list[Action]:
         incoming, out = contact.incoming, contact.out
         if incoming is None or incoming.edge != message.edge or incoming.routing != routing:
-            nack = Nack(edge=message.edge, refused=message.seq, code=NackCode.BAD_EDGE)
-            return [Dropped("bad_edge"), Send(contact.peer, nack)]
-        if isinstance(message, Ping):
-            return [Send(contact.peer, self._pong(message)), *incoming.ping(message, now)]
-        rode = out.ack(message.ack, now) if message.ack is not None and message.edge == out.edge else []
-        return [*rode, *incoming.data(message, now)]
+            return self._stray(contact, message)
+        if message.ack is None or message.edge != out.edge:
+            return incoming.data(message, now)
+        return [*out.ack(message.ack, now), *incoming.data(message, now)]
+
+    def _ping(self, contact: Contact, routing: bytes, message: Ping, now: float) -> list[Action]:
+        if message.edge == NO_EDGE:
+            return [Send(contact.peer, self._pong(message))]
+        incoming = contact.incoming
+        if incoming is None or incoming.edge != message.edge or incoming.routing != routing:
+            return self._stray(contact, message)
+        return [Send(contact.peer, self._pong(message)), *incoming.ping(message, now)]
+
+    def _stray(self, contact: Contact, message: Data | Ping) -> list[Action]:
+        nack = Nack(edge=message.edge, refused=message.seq, code=NackCode.BAD_EDGE)
+        return [Dropped("bad_edge"), Send(contact.peer, nack)]
 
     def _pong(self, message: Ping) -> Pong:
         return Pong(nonce=message.nonce, epoch=self._identity.epoch, incarnation=0, edge=message.edge)
 
     def _farewell(self, contact: Contact, message: Bye) -> list[Action]:
         """Take a goodbye: of the member itself, or of its link to us."""
+        epoch = contact.incoming.epoch if contact.incoming is not None else 0
         contact.incoming = None
         if message.reason == ByeReason.LEAVE:
-            return [Left(contact.peer), *contact.out.broken()]
+            return [Left(contact.peer, epoch), *contact.out.broken()]
         return [Dropped("link_closed")]
 
     def answered(self, contact: Contact, message: HelloOk, now: float) -> list[Action]:

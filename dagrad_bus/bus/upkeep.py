@@ -56,6 +56,7 @@ class Upkeep:
         alive = [peer for peer in node.neighbours if node.membership.state_of(peer) is MemberState.ALIVE]
         bus.metrics.gauge("peers", sum(not node.membership.is_expected(peer) for peer in alive))
         bus.metrics.gauge("members", len(node.membership.view))
+        bus.metrics.gauge("connections_refused_by_limit", bus.transport.starved)
         bus.metrics.gauge("health", node.membership.health)
 
     async def find_peers(self) -> None:

@@ -45,7 +45,7 @@ def _missing(addressed: NDArray[np.int64], seen: list[object] | None, tag: int) 
 
 
 def settle(herd: Herd, seconds: float, names: Iterable[str] | None = None) -> dict[str, Answer]:
-    """Have workers address nothing new, wait until they owe nothing, return their states.
+    """Have workers address nothing new, wait until they owe one another nothing, return their states.
 
     ``quiet_exchanges`` in a state is how many frames that took. Undone by ``set`` with ``quiet=False``.
     """
@@ -55,19 +55,28 @@ def settle(herd: Herd, seconds: float, names: Iterable[str] | None = None) -> di
 
     def clean() -> bool:
         latest.update(herd.states(chosen))
-        return not any(state["owed"] for state in latest.values())
+        return not debtors(latest, chosen)
 
     try:
         herd.until("nothing owed", clean, seconds)
     except AssertionError as error:
-        raise AssertionError(f"{error}: {debtors(latest)}") from None
+        raise AssertionError(f"{error}: {debtors(latest, chosen)}") from None
     herd.until("nothing on its way", lambda: not broken_links(herd, chosen), 3)
     return latest
 
 
-def debtors(states: dict[str, Answer]) -> dict[str, object]:
-    """Return who owes what, with the state of its links."""
-    return {name: [state["debts"], state["out"]] for name, state in states.items() if state["owed"]}
+def debtors(states: dict[str, Answer], among: Iterable[str]) -> dict[str, list[str]]:
+    """Return who owes blocks, or has frames in flight, to whom of ``among``, with the state of those links."""
+    chosen = tuple(among)
+    found = {
+        name: [
+            f"{peer} ({state['out'].get(peer)})"
+            for peer in chosen
+            if state["debts"].get(peer) or state["in_flight"].get(peer)
+        ]
+        for name, state in states.items()
+    }
+    return {name: peers for name, peers in found.items() if peers}
 
 
 def wrong_frames(states: dict[str, Answer]) -> dict[str, int]:

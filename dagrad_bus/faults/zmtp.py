@@ -67,8 +67,9 @@ class Framing:
         wanted = 9 if (self._head or data[at : at + 1])[0] & LONG else 2
         taken = data[at : at + wanted - len(self._head)]
         self._head += taken
+        self._flags = self._head[0]  # known from the first byte on, also where the rest comes later
         if len(self._head) == wanted:
-            self._flags, self._left = self._head[0], int.from_bytes(self._head[1:], "big")
+            self._left = int.from_bytes(self._head[1:], "big")
             self._head = b""
         return at + len(taken)
 

@@ -33,6 +33,8 @@ class Left:
     """Action: the peer said goodbye; its silence accuses it of nothing."""
 
     peer: NodeId
+    epoch: int = 0
+    """Boot epoch of the process that said so, where it had a link to us; else 0."""
 
 
 @dataclass(frozen=True, slots=True)

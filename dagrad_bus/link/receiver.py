@@ -106,7 +106,7 @@ class InLink:
     def data(self, message: Data, now: float) -> list[Action]:
         """Take one chunk."""
         seq = message.seq
-        if seq <= max(self.resolved, *self._verdicts, 0):
+        if seq <= self._newest:
             return [Dropped("late")]
         if seq > self.credit:
             return [Dropped("overload"), self._nack(seq, NackCode.OVERLOAD)]
@@ -121,6 +121,11 @@ class InLink:
         if len(self._parts) < self._chunk_n:
             return []
         return self._complete(seq, now)
+
+    @property
+    def _newest(self) -> int:
+        """The highest number with a verdict, or waiting for one."""
+        return max(self.resolved, *self._verdicts) if self._verdicts else self.resolved
 
     def _begin(self, message: Data, head: DataHead, now: float) -> None:
         self._seq, self._head, self._chunk_n = message.seq, head, message.chunk_n
@@ -162,7 +167,7 @@ class InLink:
 
     def corrupt(self, seq: int, now: float) -> list[Action]:
         """Take note that a chunk of frame ``seq`` arrived damaged; the rest of the frame is of no use."""
-        if seq <= max(self.resolved, *self._verdicts, 0) or seq > self.credit:
+        if seq <= self._newest or seq > self.credit:
             return []
         return self._refuse(seq, NackCode.CRC, now)
 

@@ -11,6 +11,11 @@ from dagrad_bus.link.actions import HISTORY, Action, Dropped, LinkUp, Rejected, 
 from dagrad_bus.settings import LinkSettings
 from dagrad_bus.wire import CHUNK, AckInfo, Data, DataHead, Error, Hello, HelloOk, Nack, NackCode, Ping, Pong
 
+UNANSWERED = 10.0
+"""Seconds without any answer, nothing being on its way, after which a connection is taken for dead."""
+SLOWEST = 26_000
+"""Bytes a second of the slowest link supported."""
+
 
 class State(Enum):
     """States of the sending side."""
@@ -66,6 +71,9 @@ class OutLink:
         self._waiting_since = 0.0
         self._chunk_ix = 0
         self._progress_at = 0.0
+        self._sign_at = 0.0
+        """When the connection last showed that it lives: made, something taken, something answered."""
+        self._frame_bytes = 0
         self._asked_at = 0.0
         self._retry_at = 0.0
         self._pings: dict[int, float] = {}
@@ -88,33 +96,27 @@ class OutLink:
 
     def next_deadline(self) -> float | None:
         """When :meth:`tick` has something to do; None while nothing is timed."""
-        due = [at for at in (self._asking_at(), self._abandoned_at()) if at is not None]
-        return min(due, default=None)
+        asking_at = self._asking_at()
+        abandoned_at = self._abandoned_at() if self._waiting is not None else None
+        if asking_at is None or abandoned_at is None:
+            return abandoned_at if asking_at is None else asking_at
+        return min(asking_at, abandoned_at)
 
     def _abandoned_at(self) -> float | None:
-        unsent = self._waiting is not None and self._chunk_ix == 0
-        return self._waiting_since + self._settings.abandon if unsent else None
+        if self._waiting is None or self._chunk_ix:
+            return None
+        return self._waiting_since + self._settings.abandon
 
     def _asking_at(self) -> float | None:
-        match self.state:
-            case State.DOWN:
-                return None
-            case State.REFUSED:
-                return self._retry_at
-            case State.GREETING:
-                return self._asked_at + self._settings.hello_repeat
-            case State.STALLED:
-                return self._asked_at + 1.0
-            case State.UP:
-                return self._progress_at + self._stalled_after if self._owing else None
-
-    @property
-    def _owing(self) -> bool:
-        return bool(self._in_flight) or self._seq >= self._credit
-
-    @property
-    def _stalled_after(self) -> float:
-        return max(self._settings.stalled, 4 * self.srtt)
+        state = self.state  # the frequent ones first: this is asked of each link after each burst
+        if state is State.UP:
+            is_owing = self._in_flight or self._seq >= self._credit
+            return self._progress_at + max(self._settings.stalled, 4 * self.srtt) if is_owing else None
+        if state is State.DOWN:
+            return None
+        if state is State.GREETING:
+            return self._asked_at + self._settings.hello_repeat
+        return self._asked_at + 1.0 if state is State.STALLED else self._retry_at
 
     def greet_as(self, hello: Hello) -> None:
         """Use another HELLO from now on."""
@@ -122,6 +124,7 @@ class OutLink:
 
     def connected(self, now: float) -> list[Action]:
         """Take note of a finished handshake: greet."""
+        self._sign_at = now
         return self._greet(now)
 
     def broken(self) -> list[Action]:
@@ -156,13 +159,16 @@ class OutLink:
             return None
         start = self._chunk_ix * CHUNK
         first = self._chunk_ix == 0
-        queued = round((now - packed.extracted_at) * 1000)
+        head: DataHead | None = None
+        if first:
+            queued = max(0, round((now - packed.extracted_at) * 1000))
+            head = packed.head if queued == packed.head.queued_ms else replace(packed.head, queued_ms=queued)
         return Data(
             edge=self.edge,
             seq=self._seq + 1 if first else self._seq,
             chunk_ix=self._chunk_ix,
             chunk_n=packed.chunks,
-            head=replace(packed.head, queued_ms=max(0, queued)) if first else None,
+            head=head,
             payload=memoryview(packed.payload)[start : start + CHUNK],
             ack=ack if first else None,
             crc=packed.crcs[self._chunk_ix],
@@ -173,6 +179,7 @@ class OutLink:
         packed = self._waiting
         if packed is None:
             raise AssertionError("chunk_sent follows next_chunk, which returned a chunk of the waiting job")
+        self._sign_at, self._frame_bytes = now, len(packed.payload)
         if self._chunk_ix == 0:
             self._progress_at = now if not self._in_flight else self._progress_at
             self._seq += 1
@@ -185,6 +192,7 @@ class OutLink:
 
     def hello_ok(self, message: HelloOk, now: float) -> list[Action]:
         """Take the answer to a HELLO."""
+        self._sign_at = now
         if self.state is not State.GREETING:
             return [Dropped("late_hello_ok")]
         if message.edge == NO_EDGE:
@@ -217,6 +225,7 @@ class OutLink:
 
     def ack(self, info: AckInfo, now: float) -> list[Action]:
         """Take an acknowledgement, alone, on HELLO_OK or riding on a frame."""
+        self._sign_at = now
         actions: list[Action] = []
         progress = info.credit > self._credit or info.resolved > self._resolved
         for seq in [s for s in self._in_flight if s <= info.resolved]:
@@ -249,6 +258,7 @@ class OutLink:
 
     def pong(self, message: Pong, now: float) -> list[Action]:
         """Take the answer to a PING: a round trip."""
+        self._sign_at = now
         sent = self._pings.pop(message.nonce, None)
         if sent is None:
             return [Dropped("late_pong")]
@@ -283,5 +293,12 @@ class OutLink:
         return Send(self.peer, Ping(edge=self.edge, seq=0, nonce=self._nonce, used=self._handed))
 
     def is_dead(self, now: float) -> bool:
-        """Whether nothing at all has moved for ``reset`` seconds: the connection should be made anew."""
-        return self.state is State.STALLED and now - self._progress_at > self._settings.reset
+        """Whether the connection should be made anew: HELLO or PING stay unanswered, and nothing moves.
+
+        What is in flight is given the time of the slowest link supported, as an answer waits behind it; a peer that
+        answers and grants no credit is not dead.
+        """
+        if self.state not in {State.STALLED, State.GREETING}:
+            return False
+        patience = UNANSWERED + len(self._in_flight) * self._frame_bytes / SLOWEST
+        return now - self._sign_at > min(self._settings.reset, patience)

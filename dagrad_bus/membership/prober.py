@@ -60,10 +60,6 @@ def _ignore(node: NodeId, now: float, why: str) -> None:
     """Nobody is interested."""
 
 
-def _ignore_asker(asker: NodeId, now: float) -> None:
-    """Nobody is interested."""
-
-
 def _ignore_life(node: NodeId, by: NodeId, now: float) -> None:
     """Nobody is interested."""
 
@@ -88,8 +84,8 @@ class Prober:
         """Called with a member that this worker doubts, and one that got an answer from it."""
         self.apart: frozenset[NodeId] = frozenset()
         """Members known to be out of reach."""
-        self.on_served: Callable[[NodeId, float], None] = _ignore_asker
-        """Called with a member for which this worker got an answer from another one."""
+        self.on_served: Callable[[NodeId, NodeId, float], None] = _ignore_life
+        """Called with a member that asked, and the one that this worker got an answer from for it."""
         self._waiting: dict[int, Probe] = {}
         self._missed: dict[NodeId, float] = {}
         self._place = self._stride = self._left = self._places = 0
@@ -199,7 +195,7 @@ class Prober:
         del self._waiting[nonce]
         if probe.asker is not None:
             self._context.out.append(Tell(probe.asker, PingRes(probe.asked, probe.target, ok=True)))
-            self.on_served(probe.asker, now)
+            self.on_served(probe.asker, probe.target, now)
 
     def requested(self, asker: NodeId, message: PingReq, now: float) -> None:
         """Ping a member for another one."""

@@ -17,12 +17,13 @@ crash       a core raised
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dagrad_bus.bus.contact import Contact
 from dagrad_bus.events import Arrival
 from dagrad_bus.ids import NodeId, derive_edge_id
 from dagrad_bus.link import InLink
@@ -96,17 +97,19 @@ class Checker(Watch):
 
     # After every event -------------------------------------------------------------------------------------------
 
-    def stepped(self, process: Process) -> None:
-        """Look at a process that has handled an event."""
+    def stepped(self, process: Process, touched: Iterable[Contact] | None = None) -> None:
+        """Look at a process that has handled an event: at its members if they changed, and at the links it touched."""
         self.checks += 1
-        seen = self._of(process)
-        node = process.node
-        membership = node.membership
+        seen = self._seen.get(process) or self._of(process)
+        membership = process.node.membership
         if membership.digest != seen.digest or membership.neighbours is not seen.neighbours:
             self._check_members(process, seen)
+        self._check_links(process, seen, process.node.by_peer.values() if touched is None else touched)
+
+    def _check_links(self, process: Process, seen: Seen, contacts: Iterable[Contact]) -> None:
         window = process.settings.link.window
         receipts = seen.receipts
-        for contact in node.by_peer.values():
+        for contact in contacts:
             if contact.out.in_flight > window:
                 raise Violation("window", f"{process} has {contact.out.in_flight} frames in flight")
             incoming = contact.incoming
@@ -168,7 +171,7 @@ class Checker(Watch):
         job = int(values[0, 0])
         sender = self.trainers.get(job // JOBS_A_LIFE)
         planned = None if sender is None or sender.process.id != peer else sender.plans.get(job)
-        if planned is None or not np.array_equal(planned, indices) or not bool(np.all(values[:, 0] == job)):
+        if planned is None or not _are_equal(planned, indices) or np.count_nonzero(values[:, 0] != job):
             raise Violation(
                 "ONE", f"{process} accepted from {process.node.membership.name_of(peer)} what it never planned: {job}"
             )
@@ -196,7 +199,7 @@ class Checker(Watch):
             addressed = known[1]
             newest = self._of(receiver).accepted.get(process.id)
             missing = addressed > newest if newest is not None else addressed > 0
-            if not missing.any():
+            if not np.count_nonzero(missing):
                 continue
             for job, blocks in link_book.in_flight.items():
                 missing[blocks[addressed[blocks] == job]] = False
@@ -233,9 +236,12 @@ def is_substituting(process: Process) -> bool:
     """Whether a worker has put another in the place of a neighbour that it cannot reach, or is in such a place."""
     membership = process.node.membership
     apart = membership._detector.apart
-    if membership._context.guests:
-        return True
-    return bool(apart) and not apart.isdisjoint(membership._wiring.near(process.id))
+    near = set(membership._wiring.near(process.id))
+    return not apart.isdisjoint(near) or not near.issuperset(membership._context.guests)
+
+
+def _are_equal(a: NDArray[np.int64], b: NDArray[np.int64]) -> bool:
+    return len(a) == len(b) and not np.count_nonzero(a != b)
 
 
 def _is_cleared(before: tuple[int, int, int], now: tuple[int, int, int]) -> bool:

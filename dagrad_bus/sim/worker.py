@@ -7,12 +7,13 @@ addresses, and tells a node that was stopped how late it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from dagrad_bus.blocks import Layout
+from dagrad_bus.bus.contact import Contact
 from dagrad_bus.bus.framing import allowed, nack_code, pack_frame, unpack_frame
 from dagrad_bus.bus.identity import Identity
 from dagrad_bus.bus.node import Node
@@ -39,8 +40,8 @@ NEVER = float("inf")
 class Watch:
     """Who looks on; the checker. Calls come after the process has done its part."""
 
-    def stepped(self, process: Process) -> None:
-        """Take note that ``process`` handled an event."""
+    def stepped(self, process: Process, touched: Iterable[Contact] | None = None) -> None:
+        """Take note that ``process`` handled an event, which concerned the ``touched`` contacts; None: perhaps all."""
 
     def accepted(self, process: Process, arrival: Arrival) -> None:
         """Take note that a frame was put into its mailbox."""
@@ -207,16 +208,18 @@ class Process:
 
     def settle(self) -> None:
         """End the burst: send what is to be sent, set the alarm, let the checker look."""
-        node = self.node
         if self._moved:
-            self._moved = False
-            node.flush(self.now())
-        due = node.due
-        beat = node.membership.next_deadline()
-        due = min(due, beat)
+            self.node.flush(self.now())
+        self._settled()
+
+    def _settled(self) -> None:
+        node = self.node
+        touched = node.flushed.values() if self._moved else ()
+        self._moved = False
+        due = min(node.due, node.membership.next_deadline())
         if due < self._armed:
             self._arm(due)
-        self._watch.stepped(self)
+        self._watch.stepped(self, touched)
 
     def _arm(self, due: float) -> None:
         self._armed = due
@@ -233,8 +236,7 @@ class Process:
     def _run_tick(self) -> None:
         self._armed = NEVER
         self.node.tick(self.now())
-        self._moved = False
-        self.settle()
+        self._settled()
 
     def _search(self, _: object, __: object) -> None:
         """Look into the run folder for those whose address is wanted."""

@@ -21,6 +21,7 @@ from dagrad_bus.bus.contacts import (
 from dagrad_bus.bus.identity import Identity
 from dagrad_bus.ids import EdgeId, NodeId
 from dagrad_bus.link import Action, InLink, State
+from dagrad_bus.link.sender import UNANSWERED
 from dagrad_bus.settings import LinkSettings, Settings
 from dagrad_bus.wire import AckInfo, Bye, ByeReason, Hello, HelloOk, Message
 
@@ -192,8 +193,16 @@ def test_a_link_without_any_progress_is_connected_anew(contacts: Contacts, netwo
     contact = contacts.by_peer[node(1)]
     bring_up(contact, 0.0)
     contact.out.state = State.STALLED
-    assert contacts.tidy(LINK.reset) == 0
+    assert contacts.tidy(UNANSWERED) == 0
     network.open[node(1)] = "broken"
-    assert contacts.tidy(LINK.reset + 1) == 1
+    assert contacts.tidy(UNANSWERED + 1) == 1
     assert network.open[node(1)] == "in:1"
     assert contact.out.state is State.DOWN
+
+
+def test_a_connection_that_could_not_be_opened_is_tried_again(contacts: Contacts, network: Network) -> None:
+    contacts.set_neighbours([node(1)], 0.0)
+    network.disconnect(node(1))  # there was no descriptor for it
+    contacts.tidy(1.0)
+    assert network.open == {node(1): "in:1"}
+    assert network.heard == {node(1): "out:1"}

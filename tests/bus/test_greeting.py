@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from dagrad_bus.bus.contacts import PROBE_LIFE
+from dagrad_bus.bus.greeting import JOINERS, MOST_JOINERS
 from dagrad_bus.errors import LayoutMismatch
+from dagrad_bus.ids import derive_node_id
 from dagrad_bus.messages import VISITOR
 from dagrad_bus.wire import Error, ErrorCode, Hello
 
@@ -60,3 +62,14 @@ def test_a_visitor_is_answered_and_is_no_member(hub: Any) -> None:
     a._tidy_at = 0.0
     a.tick(hub.now + PROBE_LIFE + 1)
     assert guest.self_id not in a.by_peer
+
+
+def test_a_flood_of_joiners_is_held_back(hub: Any) -> None:
+    (a, *_) = hub.start_all(3)
+    hub.run(2.0)
+    for number in range(500):
+        name = f"ghost{number}"
+        ghost = replace(hello_of(a), node=derive_node_id("r", name), name=name, inbox_port=9)
+        a.received(b"%d" % number, ghost, hub.now + number / 500)
+    assert len(a.membership.view) <= 3 + MOST_JOINERS + JOINERS + 1
+    assert a.metrics["frames_dropped.joining"] >= 480

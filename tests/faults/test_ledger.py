@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from dagrad_bus.faults.herd import Herd
-from dagrad_bus.faults.ledger import await_agreement, broken_links, spread, wrong_frames
+from dagrad_bus.faults.ledger import await_agreement, broken_links, debtors, spread, wrong_frames
 
 
 class Member:
@@ -48,6 +48,12 @@ def test_what_was_addressed_must_be_seen_in_that_version() -> None:
     assert broken_links(herd(Fake([0, 3, 5], [9, 3, 5]))) == {}  # block 0: addressed before the link came up anew
     assert broken_links(herd(Fake([0, 3, 5], [0, 3, 4]))) == {"a -> b": 1}
     assert broken_links(herd(Fake([0, 3, 5], [0, 3, 5], tag=6))) == {"a -> b": 2}  # by another process of a
+
+
+def test_debts_to_those_who_never_came_are_no_debts() -> None:
+    state = {"debts": {"b": 3, "c": 9}, "in_flight": {"b": 0}, "out": {"b": "stalled"}}
+    assert debtors({"a": state}, "ab") == {"a": ["b (stalled)"]}
+    assert debtors({"a": state}, "a") == {}
 
 
 def test_spread_and_wrong_frames_are_summed() -> None:

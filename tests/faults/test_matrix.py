@@ -12,7 +12,14 @@ from dagrad_bus.faults.matrix import ROWS, judge, load, main, overall, table
 
 
 def found(row: int, layer: str, verdict: str = "passed", **more: Any) -> dict[str, Any]:
-    plain = {"row": row, "layer": layer, "test": f"t{row}{layer}", "verdict": verdict, "reason": "", "figures": []}
+    plain: dict[str, Any] = {
+        "row": row,
+        "layer": layer,
+        "test": f"t{row}{layer}",
+        "verdict": verdict,
+        "reason": "",
+        "figures": [],
+    }
     return {**plain, **more}
 
 

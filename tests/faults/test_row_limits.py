@@ -56,7 +56,7 @@ def test_descriptors_run_out_and_come_back(herd_of: HerdOf, row: RowReport) -> N
         herd.start(neighbour)
         time.sleep(5)
         herd.note_exits()
-        row.note("said in its log", herd["w0"].log.read_text()[-200:])
+        row.note("its end and last words", [herd["w0"].exit, herd["w0"].log.read_text()[-200:]])
         row.exactly("w0 runs", "w0" in herd.running, True)
         state = herd["w0"].ask("state")
         others = [name for name in state["neighbours"] if name != neighbour]

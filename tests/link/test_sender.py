@@ -11,6 +11,7 @@ from dagrad_bus.codec import Codec, Index, Value
 from dagrad_bus.events import Outcome, Send
 from dagrad_bus.ids import EdgeId, JobId, NodeId, Step
 from dagrad_bus.link import HISTORY, Action, Dropped, LinkUp, OutLink, Packed, Rejected, Settled, Stalled, State
+from dagrad_bus.link.sender import SLOWEST, UNANSWERED
 from dagrad_bus.settings import LinkSettings
 from dagrad_bus.wire import (
     CHUNK,
@@ -355,8 +356,36 @@ def test_a_pong_is_a_round_trip_once() -> None:
     assert link.pong(Pong(99, 1, 0), 2.5) == [Dropped("late_pong")]
 
 
-def test_a_link_is_dead_after_long_silence_only() -> None:
+def test_a_link_is_dead_when_nothing_is_answered() -> None:
     link = state_stalled()
-    assert not link.is_dead(100.0)
-    assert link.is_dead(121.0)
+    assert not link.is_dead(UNANSWERED)
+    assert link.is_dead(UNANSWERED + 0.1)
     assert not up().is_dead(1e9)
+
+
+def test_a_peer_that_answers_and_grants_nothing_is_not_dead() -> None:
+    link = up(credit=0)
+    for second in range(3, 500):
+        for action in link.tick(float(second)):
+            if isinstance(action, Send) and isinstance(action.message, Ping):
+                link.pong(Pong(action.message.nonce, 1, 0), second + 0.1)
+        assert not link.is_dead(float(second))
+
+
+def test_what_is_on_its_way_over_a_slow_link_gets_its_time() -> None:
+    link = up(credit=9)
+    send(link, 1, size=SLOWEST * 60)
+    link.tick(3.0)
+    assert not link.is_dead(UNANSWERED + 59.0)
+    assert link.is_dead(UNANSWERED + 61.0)
+    send(link, 2, now=100.0, size=1 << 22)
+    assert link.is_dead(100.0 + SETTINGS.reset + 1.0)
+
+
+def test_a_greeting_that_stays_unanswered_ends_the_connection() -> None:
+    link = OutLink(PEER, HELLO, SETTINGS)
+    link.connected(5.0)
+    for second in range(6, 15):
+        link.tick(float(second))
+        assert not link.is_dead(float(second))
+    assert link.is_dead(5.0 + UNANSWERED + 0.1)

@@ -100,11 +100,11 @@ def test_it_pings_for_others() -> None:
     [(peer, message)] = world.sent()
     assert peer == M
     served: list[NodeId] = []
-    world.prober.on_served = lambda asker, now: served.append(asker)
+    world.prober.on_served = lambda asker, target, now: served.extend((asker, target))
     world.prober.pong(B, nonce_of(message), 0.1)  # somebody else's answer
     assert world.sent() == [] and served == []
     world.prober.pong(M, nonce_of(message), 0.1)
-    assert world.sent() == [(A, PingRes(7, M, ok=True))] and served == [A]
+    assert world.sent() == [(A, PingRes(7, M, ok=True))] and served == [A, M]
     world.prober.requested(A, PingReq(8, M), 0.0)
     world.sent()
     world.prober.expire(2.1)

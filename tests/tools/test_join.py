@@ -29,7 +29,9 @@ def folder(tmp_path: Path) -> RunFolder:
         "transport": asdict(TransportSettings(codec="raw")),
     }
     facts = {"settings": settings, "omp_threads": "1"}
-    return create(tmp_path / "run", run="r", names=("local.0", "local.1"), facts=facts)
+    made = create(tmp_path / "run", run="r", names=("local.0", "local.1"), facts=facts)
+    publish(made.path, address("local.1", os.getpid()))  # somebody is there
+    return made
 
 
 def address(name: str, pid: int) -> Address:
@@ -72,13 +74,28 @@ def test_one_that_died_comes_back_and_one_that_runs_is_refused(
     folder: RunFolder, started: list[dict[str, str]]
 ) -> None:
     publish(folder.path, address("local.0", GONE))
-    publish(folder.path, address("local.1", os.getpid()))
     assert CliRunner().invoke(join, ["--name", "local.0", str(folder.path), "true"]).exit_code == 0
     assert started[-1]["DAGRAD_NAME"] == "local.0"
     refused = CliRunner().invoke(join, ["--name", "local.1", str(folder.path), "true"])
     assert isinstance(refused.exception, UsageError)
     assert "local.1 is running" in str(refused.exception)
     assert len(started) == 1
+
+
+def test_two_dashes_may_stand_before_the_command(folder: RunFolder, started: list[dict[str, str]]) -> None:
+    for words in (["--", str(folder.path), "true"], [str(folder.path), "--", "true", "--", "x"]):
+        result = CliRunner().invoke(join, words)
+        assert result.exit_code == 0, result.output
+    assert [env["DAGRAD_NAME"] for env in started] == ["local.2", "local.3"]
+
+
+def test_a_run_that_has_ended_is_not_joined(folder: RunFolder, started: list[dict[str, str]]) -> None:
+    publish(folder.path, address("local.1", GONE))
+    result = CliRunner().invoke(join, [str(folder.path), "true"])
+    assert isinstance(result.exception, UsageError)
+    assert "nobody to join" in str(result.exception)
+    assert folder.read_run()["workers"] == ["local.0", "local.1"]
+    assert not started
 
 
 def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
