@@ -24,8 +24,8 @@ demo: $(READY)  ## four workers learn together; figures in $(RUN)
 test: $(READY)  ## the fast tests
 	$(BIN)/python -m pytest -q -m "not slow and not faults"
 
-test-slow: $(READY)  ## tests that start processes
-	$(BIN)/python -m pytest -q -m "slow and not faults" --timeout 120
+test-slow: $(READY)  ## tests that start processes, and the simulator's seeds
+	$(BIN)/python -m pytest -q -m "slow and not faults and not row" --timeout 120
 
 test-faults: $(READY)  ## faults on real processes; some rows need root
 	$(BIN)/python -m pytest -q -m faults tests/faults --timeout 300

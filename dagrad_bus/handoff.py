@@ -76,6 +76,8 @@ class BusThread:
         self._inbox: Inbox[Callable[[], object]] = Inbox(_call, HANDED)
         self._in_hand: deque[tuple[NodeId, ...]] = deque()
         """Links of the frames handed over that the loop has not taken yet, oldest first."""
+        self._rejoins = 0
+        """How often this worker was taken back, as far as the training thread was told."""
         self._stop: Callable[[], None] | None = None
         self._started: Future[None] = Future()
         self._ended: Future[None] = Future()
@@ -150,7 +152,8 @@ class BusThread:
         # The loop has not looked at these yet: their state is that of before.
         busy = {peer for links in self._in_hand.copy() for peer in links}
         states = tuple(replace(s, ready=s.ready and s.peer not in busy) for s in seen.states) if busy else seen.states
-        rejoined, seen.rejoined = seen.rejoined, False
+        rejoins = seen.rejoined  # the loop may count on meanwhile
+        is_back, self._rejoins = rejoins > self._rejoins, rejoins
         return View(
             states,
             arrivals,
@@ -160,7 +163,7 @@ class BusThread:
             news=seen.news,
             others=seen.others,
             healed=_emptied(seen.healed),
-            rejoined=rejoined,
+            rejoined=is_back,
             events=_emptied(seen.events),
         )
 

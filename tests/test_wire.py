@@ -102,6 +102,7 @@ def test_every_type_has_a_vector_and_a_name_that_peek_finds() -> None:
     assert bytes(pack(Gossip())[0][:4]) == wire.GOSSIP_TOPIC == b"DB\x01\x61"
 
 
+@pytest.mark.row(23, layer="L1")
 @pytest.mark.parametrize("name", MESSAGES)
 def test_any_flipped_bit_is_noticed(name: str) -> None:
     parts = [bytes(part) for part in pack(MESSAGES[name])]
@@ -169,6 +170,7 @@ def test_hostile_msgpack_is_refused(body: bytes) -> None:
         parse(forge(0x20, body))
 
 
+@pytest.mark.row(29, 39, layer="L1")
 @pytest.mark.parametrize(
     ("parts", "error"),
     [
@@ -231,6 +233,7 @@ def test_only_chunk_0_describes_the_frame() -> None:
     assert bytes(pack(last)[1]) == b"\x80"
 
 
+@pytest.mark.row(23, layer="L1")
 def test_a_corrupt_payload_names_its_frame() -> None:
     parts = pack(DATA)
     with pytest.raises(CorruptPayload, match="frame 1 on edge 0x7") as caught:

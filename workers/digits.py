@@ -32,6 +32,7 @@ from dagrad_bus.errors import BusError
 from dagrad_bus.rendezvous import look_up
 from dagrad_bus.settings import Settings, from_environment
 from dagrad_bus.workers.problem import (
+    Digits,
     Evaluation,
     Recipe,
     add_flags,
@@ -187,9 +188,16 @@ def train(
             if mix_until_all_are_done(settings.directory, settings, optimizer.step, linger):
                 report(bus, evaluate(model, digits, recipe.steps))
             leave_final(settings.directory, bus.name, model)
-            if (mean := mean_of_finals(settings.directory, settings.members)) is not None:
-                nn.utils.vector_to_parameters(mean, (twin := build_model(recipe.model, recipe.seed)).parameters())
-                bus.log(mean_model_accuracy=evaluate(twin, digits, recipe.steps).accuracy)
+            log_mean_model(bus, recipe, digits, settings)
+
+
+def log_mean_model(bus: dagrad_bus.Attachment, recipe: Recipe, digits: Digits, settings: Settings) -> None:
+    """Evaluate the mean of all members' final parameters, if this worker is the last to leave its own."""
+    if settings.directory is None or (mean := mean_of_finals(settings.directory, settings.members)) is None:
+        return
+    twin = build_model(recipe.model, recipe.seed)
+    nn.utils.vector_to_parameters(mean, twin.parameters())
+    bus.log(mean_model_accuracy=evaluate(twin, digits, recipe.steps).accuracy)
 
 
 def report(bus: dagrad_bus.Attachment, found: Evaluation) -> None:

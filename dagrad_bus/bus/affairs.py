@@ -118,7 +118,7 @@ class Affairs:
             node.outlook.members = {**node.outlook.members, change.name: state.name.lower()}
         node.outlook.events.append(MemberEvent(peer, change.name, change.new, change.why))
         if peer == node.self_id:
-            node.outlook.rejoined |= change.new == "rejoined"
+            node.outlook.rejoined += change.new == "rejoined"
         elif change.new in _GONE:
             contact = node.by_peer.get(peer)
             if contact is not None:

@@ -247,6 +247,7 @@ class Engine:
     def _submit(self, outgoing: Outgoing, packed: Packed) -> None:
         self.metrics.count("payload_bytes_encoded", len(packed.payload))
         self.node.submit(outgoing.links, packed, self.loop.time())
+        self.node.refresh()  # at once: an owner on this loop must not hand another frame to a link that has one
 
     def drained(self) -> None:
         """Take note that the owner emptied the mailbox: credit that had stopped returns."""

@@ -126,10 +126,9 @@ class Node:
 
     def _enter(self, now: float) -> None:
         """Begin a life under the present boot epoch."""
-        identity = self.identity
+        identity, settings = self.identity, self.settings.beat
         self.hello = identity.hello(self.port.inbox, self.port.beat)
         me = record_of(self.hello)
-        settings = self.settings.beat
         self.membership = Membership(
             me, identity.roster, identity.spec, settings, self._rng, now, self._graph_of, admits=identity.admits
         )
@@ -143,7 +142,9 @@ class Node:
         self.metrics.count("epochs_renewed")
         for contact in self.contacts:
             self.act(contact, contact.out.broken())
+        admission = self.reception.admission  # who spoke on a connection still does
         self._enter(self.now)
+        self.reception.admission = admission
         for contact in self.contacts.linked:
             self.act(contact, contact.want_link(self.now))
 

@@ -37,8 +37,8 @@ class Outlook:
         self.healed: deque[NodeId] = deque(maxlen=WAITING)
         """Neighbours whose link is up again after a partition."""
         self.events: deque[MemberEvent] = deque(maxlen=EVENTS)
-        self.rejoined = False
-        """The others had given this worker up, and took it back; the owner clears it."""
+        self.rejoined = 0
+        """How often the others had given this worker up, and took it back."""
         self.failure: Exception | None = None
         """What must stop the owner."""
         self.on_change: Callable[[], None] | None = None

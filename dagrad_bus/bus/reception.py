@@ -130,5 +130,5 @@ class Reception:
 
     def answered(self, contact: Contact, message: HelloOk, now: float) -> list[Action]:
         """Take the answer to our HELLO, of an admitted member."""
-        contact.codecs = codecs_of(message)
+        contact.codecs, contact.refusal = codecs_of(message), ""
         return contact.out.hello_ok(message, now) if contact.has_link else []

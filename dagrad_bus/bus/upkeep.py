@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagrad_bus.ids import derive_node_id
@@ -21,7 +23,9 @@ STALL = 0.5
 SEARCH_FAST, SEARCH_SLOW = 0.05, 1.0
 """Seconds between two searches for addresses: while some neighbour is missing, and afterwards (restarts)."""
 CONTACTS = 3
-"""Members that one who joins later turns to."""
+"""Members that one who joins later, or finds none of its neighbours, turns to at a time."""
+ASK_OTHERS = 3.0
+"""Seconds after which it turns to others: the first ones may be long gone."""
 
 
 class Upkeep:
@@ -31,6 +35,8 @@ class Upkeep:
         self._bus = bus
         self._looked_at = bus.loop.time()
         self._asked: set[str] = set()
+        self._is_outside = True
+        self._ask_at = bus.loop.time() + (0.0 if bus.settings.joins else ASK_OTHERS)
 
     async def watch_lag(self) -> None:
         """Look at the loop's own lateness."""
@@ -62,28 +68,44 @@ class Upkeep:
     async def find_peers(self) -> None:
         """Look for addresses that no member has told yet: in the run folder, or among the seeds."""
         bus = self._bus
-        for name, inbox in bus.settings.seeds:
-            bus.connect(derive_node_id(bus.settings.run, name), inbox, "")
-        folder = bus.settings.directory
-        while folder is not None:
-            missing = await self._missing()
-            for name in missing:
-                found = await bus.loop.run_in_executor(bus.threads, look_up, folder, name)
-                if found is not None:
-                    self._connect(found)
-            await asyncio.sleep(SEARCH_FAST if missing else SEARCH_SLOW)
+        folder, seeds = bus.settings.directory, bus.settings.seeds
+        while folder is not None or seeds:
+            for name, inbox in seeds if self._knows_nobody() else ():
+                bus.connect(derive_node_id(bus.settings.run, name), inbox, "")
+            is_complete = folder is None or await self._search(folder)
+            await asyncio.sleep(SEARCH_SLOW if is_complete else SEARCH_FAST)
 
-    async def _missing(self) -> list[str]:
-        """Return the names of those whose address is wanted."""
+    async def _search(self, folder: Path) -> bool:
+        """Look in the run folder for those whose address is wanted; True: for nobody."""
         bus = self._bus
-        node, folder = bus.node, bus.settings.directory
-        if folder is not None and not node.neighbours and len(self._asked) < CONTACTS:
-            names = await bus.loop.run_in_executor(bus.threads, names_in, folder)
-            others = [name for name in names if name != bus.settings.name and name not in self._asked]
-            self._asked.update(others[:CONTACTS])
-            return others[:CONTACTS]
+        missing = await self._missing(folder)
+        for name in missing:
+            found = await bus.loop.run_in_executor(bus.threads, look_up, folder, name)
+            if found is not None:
+                self._connect(found)
+        return not missing
+
+    def _knows_nobody(self) -> bool:
+        """Whether no member at all was ever heard, or heard of: whom the roster names may all be gone."""
+        if self._is_outside:
+            known = self._bus.node.membership.table.items()
+            self._is_outside = not any(record.epoch for peer, record in known if peer != self._bus.self_id)
+        return self._is_outside
+
+    async def _missing(self, folder: Path) -> list[str]:
+        """Return the names of those whose address is wanted."""
+        bus, now = self._bus, self._bus.loop.time()
+        node = bus.node
         wanted = [contact.peer for contact in node.contacts.linked]
-        return [node.membership.name_of(peer) for peer in wanted if node.membership.is_expected(peer)]
+        names = [node.membership.name_of(peer) for peer in wanted if node.membership.is_expected(peer)]
+        if now < self._ask_at or not self._knows_nobody():
+            return names
+        self._ask_at = now + ASK_OTHERS
+        published = await bus.loop.run_in_executor(bus.threads, names_in, folder)
+        others = [name for name in published if name != bus.settings.name and name not in self._asked]
+        chosen = secrets.SystemRandom().sample(others, min(CONTACTS, len(others)))
+        self._asked = self._asked.union(chosen) if others else set()
+        return [*names, *chosen]
 
     def _connect(self, found: Address) -> None:
         bus = self._bus

@@ -8,7 +8,7 @@ from typing import Any
 from dagrad_bus.bus.affairs import LEAVING, SYNCING, TRAINING, WEDGED
 from dagrad_bus.ids import Step
 from dagrad_bus.membership import Healed, MemberChanged, Superseded
-from dagrad_bus.wire import Bye, ByeReason, Heartbeat, MemberState
+from dagrad_bus.wire import Bye, ByeReason, Gossip, Heartbeat, MemberState
 
 
 def beats_of(node: Any) -> list[Heartbeat]:
@@ -84,6 +84,16 @@ def test_a_goodbye_is_taken_for_leaving(hub: Any) -> None:
     assert "left" in [event.kind for event in a.outlook.events if event.peer == b.self_id]
     hub.run(3.0)
     assert a.membership.state_of(b.self_id) is MemberState.ALIVE  # it was not true: b is there, and says so
+
+
+def test_a_late_goodbye_says_nothing_of_the_next_life(hub: Any) -> None:
+    a, b, c, _ = hub.start_all(4)
+    hub.run(3.0)
+    reborn = replace(a.membership.record_of(b.self_id), epoch=99)
+    a.do(a.membership.receive(c.self_id, Gossip(records=(reborn,)), hub.now))
+    routing = a.by_peer[b.self_id].incoming.routing
+    a.received(routing, Bye(reason=ByeReason.LEAVE), hub.now)
+    assert a.membership.state_of(b.self_id) is MemberState.ALIVE
 
 
 def test_a_healed_neighbour_is_handed_over_once_its_link_is_up(hub: Any) -> None:

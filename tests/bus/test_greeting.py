@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dagrad_bus.blocks import Entry, Layout
 from dagrad_bus.bus.contacts import PROBE_LIFE
 from dagrad_bus.bus.greeting import JOINERS, MOST_JOINERS
 from dagrad_bus.errors import LayoutMismatch
@@ -73,3 +74,25 @@ def test_a_flood_of_joiners_is_held_back(hub: Any) -> None:
         a.received(b"%d" % number, ghost, hub.now + number / 500)
     assert len(a.membership.view) <= 3 + MOST_JOINERS + JOINERS + 1
     assert a.metrics["frames_dropped.joining"] >= 480
+
+
+def test_a_joiner_whose_model_nobody_shares_is_told(hub: Any) -> None:
+    nodes = hub.start_all(3)
+    hub.run(3.0)
+    other = Layout((Entry("y", (24,), "float32"),), (), 1)
+    joiner = hub.start("late", (), layout=other, seeds=(("w0", nodes[0].port.inbox),)).node
+    joiner.contacts.reach(nodes[0].self_id, hub.now, (nodes[0].port.inbox, nodes[0].port.beat))
+    hub.run(3.0)
+    assert isinstance(joiner.outlook.failure, LayoutMismatch)
+    assert all(node.outlook.failure is None for node in nodes)
+
+
+def test_visitors_leave_nothing_behind(hub: Any) -> None:
+    (a, *_) = hub.start_all(3)
+    hub.run(1.0)
+    guest = hub.start("guest", (), seeds=(("w0", a.port.inbox),)).node
+    a.received(b"guest", replace(guest.hello, capabilities=VISITOR), hub.now)
+    guest.port.dead = True
+    hub.run(PROBE_LIFE + 2.0)
+    assert guest.self_id not in a.by_peer
+    assert guest.self_id not in a.contacts._generations

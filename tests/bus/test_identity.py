@@ -38,6 +38,7 @@ def test_a_member_with_the_key_is_let_in() -> None:
     assert parse(pack(GOOD)) == GOOD
 
 
+@pytest.mark.row(31, 39, layer="L1")
 @pytest.mark.parametrize(
     ("given", "error"),
     [

@@ -14,7 +14,7 @@ from dagrad_bus.errors import LayoutMismatch, UsageError
 from dagrad_bus.events import Outcome, Outgoing, Selection
 from dagrad_bus.ids import JobId, NodeId, Step
 from dagrad_bus.topology.live import TopologySpec
-from dagrad_bus.wire import Heartbeat, Kind, StateReq
+from dagrad_bus.wire import Heartbeat, Kind, Ping, StateReq
 
 LAYOUT = Layout((Entry("x", (16,), "float32"),), (), 1)
 TICK = 0.01
@@ -107,6 +107,17 @@ def test_a_restart_under_a_clock_that_was_set_back_takes_a_later_epoch(hub: Any)
     assert again.metrics["epochs_renewed"] == 1
     assert ready(again) == set(again.neighbours)
     assert again.outlook.failure is None
+
+
+def test_a_later_epoch_forgets_nobody_who_spoke_before(hub: Any) -> None:
+    a, b = hub.start_all(2)
+    hub.run(2.0)
+    routing = a.by_peer[b.self_id].incoming.routing
+    a.renew(60)
+    a.received(routing, Ping(nonce=1), hub.now)
+    assert a.metrics["frames_dropped.admission"] == 0
+    hub.run(6.0)
+    assert (ready(a), ready(b)) == ({b.self_id}, {a.self_id})
 
 
 def test_two_processes_of_one_name_do_not_flap(hub: Any) -> None:

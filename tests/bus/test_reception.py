@@ -180,13 +180,24 @@ def test_the_answer_tells_which_codecs_the_peer_takes(a: End, b: End) -> None:
 
 def test_an_error_is_kept_as_the_refusal_until_the_peer_greets(a: End, b: End) -> None:
     error = Error(ErrorCode.LAYOUT, "another model", fatal=True)
+    a.contact.is_neighbour = True
     actions = a.reception.handle(a.contact, ROUTING, error, 0.0)
     assert actions == [Rejected(b.identity.node, ErrorCode.LAYOUT, "another model")]
+    assert a.contact.out.state is State.REFUSED
     assert a.contact.refusal == "another model"
     greet(b, a)
     assert a.contact.refusal == ""
     a.reception.handle(a.contact, ROUTING, Error(ErrorCode.INTERNAL, fatal=True), 0.0)
     assert a.contact.refusal == "error 5"
+
+
+def test_an_error_to_one_without_a_link_makes_none(a: End, b: End) -> None:
+    a.contact.is_neighbour = False
+    error = Error(ErrorCode.LAYOUT, "another model", fatal=True)
+    actions = a.reception.handle(a.contact, ROUTING, error, 0.0)
+    assert actions == [Rejected(b.identity.node, ErrorCode.LAYOUT, "another model")]
+    assert a.contact.out.state is State.DOWN
+    assert a.contact.out.tick(100.0) == []
 
 
 def test_a_goodbye_takes_the_link_down(a: End, b: End) -> None:

@@ -102,6 +102,7 @@ async def test_a_dead_upstream_ends_the_connection() -> None:
         writer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio
 async def test_zeromq_peers_are_known_recorded_and_repeated(until: Until) -> None:
     with zmq.Context() as ctx, ctx.socket(zmq.ROUTER) as router, ctx.socket(zmq.DEALER) as dealer:

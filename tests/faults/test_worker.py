@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dagrad_bus.faults.worker import ORDERS, encode, leftovers, open_descriptors, rss, settings_of
 
@@ -26,6 +27,7 @@ def test_every_order_says_what_it_does() -> None:
     assert rss() > 1
 
 
+@pytest.mark.slow
 def test_leftovers_are_named() -> None:
     before = set(open_descriptors())
     stop = threading.Event()

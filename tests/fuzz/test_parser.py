@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgpack
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -42,12 +43,14 @@ def joined(parts: list[bytes], *, mend: bool) -> bytes:
     return bytes([mend]) + b"".join(struct.pack("<H", len(part)) + part for part in parts)
 
 
+@pytest.mark.row(32, layer="L1")
 @given(st.binary(max_size=300))
 @example(b"")
 def test_any_bytes_parse_or_are_refused(data: bytes) -> None:
     one_input(data)
 
 
+@pytest.mark.row(32, layer="L1")
 @settings(max_examples=500)
 @given(st.data(), st.sampled_from(FRAMES), st.booleans())
 def test_mutated_frames_parse_or_are_refused(data: st.DataObject, frame: list[bytes], mend: bool) -> None:

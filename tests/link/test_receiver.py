@@ -117,6 +117,7 @@ def test_a_delayed_receipt_is_sent_by_the_clock() -> None:
     assert link.tick(2.0) == []
 
 
+@pytest.mark.row(24, layer="L1")
 def test_a_number_seen_is_late() -> None:
     link = fresh(window=3)
     accept(link, 1)

@@ -538,6 +538,7 @@ def test_a_bridge_with_neighbours_in_one_half_only_keeps_both_together(seed: int
     assert cluster.tables_equal() and cluster.graph_is_one()
 
 
+@pytest.mark.row(37, layer="L1")
 def test_two_specs_at_once_one_wins_everywhere() -> None:
     cluster = Cluster(16, seed=12)
     cluster.warm()

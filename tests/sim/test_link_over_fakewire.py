@@ -198,6 +198,7 @@ def check_laws(sender: Worker, receiver: Worker) -> None:
         assert seqs == list(range(1, len(seqs) + 1))
 
 
+@pytest.mark.row(22, layer="L2")
 @pytest.mark.parametrize("chunks", [1, 3])
 @pytest.mark.parametrize("seed", range(25))
 def test_the_newest_version_arrives_over_a_wire_that_breaks(seed: int, chunks: int) -> None:
