@@ -146,7 +146,8 @@ class MemberEvent:
     peer: NodeId
     name: str
     kind: str
-    """``alive``, ``suspect``, ``dead``, ``left``, ``joined``, ``rejoined``, ``wedged`` or ``training``."""
+    """``alive``, ``suspect``, ``dead``, ``left``, ``joined``, ``rejoined``, ``wedged``, ``training``; ``healed`` after a
+    partition; ``rewired``, of this worker itself, when another graph is in force."""
     why: str = ""
 
 

@@ -375,9 +375,8 @@ def take(header: Mapping[str, Any], schema: Schema, **fields: Any) -> Any:
     """
     for key, name, kind, low, high, default in schema.keys:
         value = header.get(key, _ABSENT)
-        is_default = value is _ABSENT and default is not REQUIRED
-        if is_default or (value.__class__ is int is kind and low <= value <= high):  # nearly all of them
-            fields[name] = default if is_default else value
+        if value is _ABSENT and default is not REQUIRED:
+            fields[name] = default
             continue
         if isinstance(kind, Form):
             value = _read(kind, value)

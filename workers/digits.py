@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -166,18 +167,16 @@ def train(
     with dagrad_bus.attach(model, optimizer) as bus:
         shard = digits.shards(recipe, bus.count)[bus.index]
         batches = Batches(shard, recipe.batch, recipe.seed, bus.name)
-        if settings.joins or is_back:
-            bus.sync()
-        else:
-            wait_for_all(settings, wait)
+        if not ((settings.joins or is_back) and bus.sync()):
+            wait_for_all(settings, 0.0 if is_back else wait)
         while bus.step_count < recipe.steps:  # not a plain count: one that fell behind goes on at its peers' step
             began = time.monotonic()
             follow_schedule(bus.step_count)
             optimizer.zero_grad()
             recipe.loss(model, *digits.batch(batches.next())).backward()  # type: ignore[no-untyped-call]  # torch's
             optimizer.step()
-            step = bus.step_count
             times.note(began, time.monotonic())
+            step = bus.step_count
             if recipe.evaluates(step):
                 report(bus, evaluate(model, digits, step))
                 if log_steps:
@@ -263,10 +262,15 @@ def mean_of_finals(directory: Path, members: Sequence[str]) -> torch.Tensor | No
     return torch.from_numpy(np.mean(finals, axis=0, dtype=np.float64).astype(np.float32))
 
 
+def _end(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and return the exit code; a known error is one line."""
     flags = parse(argv)
     torch.set_num_threads(flags.threads)
+    signal.signal(signal.SIGTERM, _end)  # through the context manager: the others hear that this worker leaves
     first = os.environ.get("DAGRAD_ATTEMPT", "0") == "0"  # a restarted worker does not crash again
     fail = {name: int(step) for name, step in flags.fail} if first else {}
     try:

@@ -96,12 +96,17 @@ class Affairs:
             case SpecChanged(spec=spec):
                 node.metrics.count("rewired")
                 node.metrics.gauge("spec_version", spec.version)
+                why = f"version {spec.version}: {spec.kind}"
+                node.outlook.events.append(MemberEvent(node.self_id, node.settings.name, "rewired", why))
                 node.on_event(action)
             case GraphMissing():
                 node.metrics.count("graphs_missing")
                 node.on_event(action)
             case Healed(members=members):
                 node.metrics.count("partitions_healed")
+                why = f"apart for {action.outage:.0f} s"
+                for peer in members:
+                    node.outlook.events.append(MemberEvent(peer, node.membership.name_of(peer), "healed", why))
                 self._healed.update(members)
                 for peer in members:
                     self.link_is_up(peer)
@@ -180,8 +185,11 @@ class Affairs:
         node.metrics.count("bytes_sent", node.port.broadcast(message) * listeners)
 
     def _look_around(self) -> None:
-        """Keep what is known of all members for an owner that explores them."""
+        """Forget what former neighbours said last; keep what is known of all members for an owner that explores them."""
         node = self._node
+        linked = {contact.peer for contact in node.contacts.linked}
+        if node.outlook.news.keys() - linked:  # heard until their link ended
+            node.outlook.news = {peer: news for peer, news in node.outlook.news.items() if peer in linked}
         if not node.settings.exchange.explore:
             return
         others: dict[NodeId, PeerNews] = {}

@@ -41,6 +41,8 @@ class Reception:
         incoming = self._incoming(contact, routing, message) if message.wanted else None
         if incoming is not None and message.edge == incoming.edge:
             incoming.ping(Ping(nonce=0, used=message.used, edge=incoming.edge), now)
+        elif incoming is not None and not incoming.begin_anew():
+            return []  # what is being decoded settles its numbers first; the sender says hello again
         contact.refusal = ""
         mine = self._hello
         answer = HelloOk(
@@ -63,11 +65,15 @@ class Reception:
         return [Send(contact.peer, answer)]
 
     def _incoming(self, contact: Contact, routing: bytes, message: Hello) -> InLink:
-        """Return the running link if the sender means it, else a fresh one."""
+        """Return the running link of these two processes, else a fresh one.
+
+        A sender that begins anew (it had closed the connection) goes on behind the numbers used so far: within the life
+        of an edge none is used twice, so a recorded frame is late for ever.
+        """
         mine = self._identity
         edge = derive_edge_id(mine.node, mine.epoch, message.node, message.epoch)
         running = contact.incoming
-        if running is not None and running.edge == edge == message.edge:
+        if running is not None and running.edge == edge:
             running.rebind(routing)
             return running
         contact.incoming = InLink(message.node, message.epoch, edge, routing, self._settings, self._has_room)

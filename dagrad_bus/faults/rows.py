@@ -168,4 +168,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         path = Path(target)
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = list(session.config.stash[_FOUND].values())
-        path.write_text(json.dumps({"schema": "dagrad.faults/1", "time": time.time(), "rows": rows}, indent=1))
+        found = {"schema": "dagrad.faults/1", "time": time.time(), "rows": rows}
+        path.write_text(json.dumps(found, indent=1, default=_plain))
+
+
+def _plain(value: object) -> object:
+    """Return a figure that JSON has no word for as one that it has."""
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)

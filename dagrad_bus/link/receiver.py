@@ -65,6 +65,11 @@ class InLink:
         """Bind the link to a new connection of the same process; a partial frame of the old one stays void."""
         self.routing = routing
 
+    def begin_anew(self) -> bool:
+        """Forget a partial frame, as its sender has; False: frames are still being decoded, their numbers are open."""
+        self._forget_partial()
+        return not self._verdicts
+
     def info(self, now: float) -> AckInfo:
         """Return what an acknowledgement says now."""
         self._grant()

@@ -13,6 +13,8 @@ from dagrad_bus.wire import CHUNK, AckInfo, Data, DataHead, Error, Hello, HelloO
 
 UNANSWERED = 10.0
 """Seconds without any answer, nothing being on its way, after which a connection is taken for dead."""
+MOST_NUMBERS = 1 << 62
+"""A receipt beyond it is a lie: no link lives that long, and the wire's numbers must have room above it."""
 SLOWEST = 26_000
 """Bytes a second of the slowest link supported."""
 
@@ -198,14 +200,15 @@ class OutLink:
         if message.edge == NO_EDGE:
             return self._refused(0, "no link granted", max(1.0, message.backoff_ms / 1000), now)
         fresh = message.edge != self.edge
-        if message.ack is None:
+        if message.ack is None or message.ack.resolved > MOST_NUMBERS:
             return [Dropped("hello_ok_without_receipt")]
         if not fresh and message.ack.resolved < self._seq:
             return []  # frames we sent are still on their way: the repeated HELLO settles it
         actions: list[Action] = []
         if fresh:
             actions = self._lose_all()
-            self.edge, self._seq, self._handed, self._resolved, self._credit = message.edge, 0, 0, 0, 0
+            self.edge, self._credit = message.edge, 0
+            self._seq = self._handed = self._resolved = message.ack.resolved  # 0 but where we had a link before
             self.generation += 1
         self.state = State.UP
         self._max_frame = message.max_frame

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from dagrad_bus.bus.affairs import LEAVING, SYNCING, TRAINING, WEDGED
+from dagrad_bus.bus.contacts import LONGEST_OVERLAP
 from dagrad_bus.ids import Step
 from dagrad_bus.membership import Healed, MemberChanged, Superseded
 from dagrad_bus.wire import Bye, ByeReason, Gossip, Heartbeat, MemberState
@@ -71,6 +72,14 @@ def test_news_of_neighbours_reach_the_owner_and_end_with_them(hub: Any) -> None:
     hub.run(15.0)
     assert a.outlook.members["w1"] == "dead"
     assert a.outlook.news.keys() == {c.self_id}
+
+
+def test_news_of_former_neighbours_end_with_their_links(hub: Any) -> None:
+    (a, *_) = hub.start_all(12)
+    hub.run(4.0)
+    a.rewire(replace(a.membership.spec, version=1, author=a.self_id, epoch=3), hub.now)
+    hub.run(LONGEST_OVERLAP + 3.0)
+    assert a.outlook.news.keys() == set(a.neighbours)
 
 
 def test_a_goodbye_is_taken_for_leaving(hub: Any) -> None:

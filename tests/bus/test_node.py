@@ -19,7 +19,6 @@ from dagrad_bus.wire import Heartbeat, Kind, Ping, StateReq
 LAYOUT = Layout((Entry("x", (16,), "float32"),), (), 1)
 TICK = 0.01
 OTHER = Layout((Entry("x", (17,), "float32"),), (), 1)
-TICK = 0.01
 
 
 def ready(node: Node) -> set[NodeId]:

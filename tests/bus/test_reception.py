@@ -118,6 +118,24 @@ def test_a_link_that_goes_on_keeps_its_state_and_resolves_what_was_used(a: End, 
     assert answer.ack == AckInfo(5, 0, 7)
 
 
+def test_a_sender_that_begins_anew_uses_no_number_twice(a: End, b: End) -> None:
+    edge = bring_up(a, b)
+    running = b.contact.incoming
+    assert running is not None
+    for seq in (1, 2, 3):
+        (frame,) = b.reception.handle(b.contact, ROUTING, data(edge, seq), 0.0)
+        assert isinstance(frame, Assembled)
+        if seq == 3:
+            assert b.reception.greeted(b.contact, b"new", replace(a.hello, wanted=True), 0.0) == []  # still decoding
+        running.verdict(seq, 0, 0.0)
+    again = end("a", 1)
+    assert bring_up(again, b) == edge
+    assert b.contact.incoming is running
+    assert again.contact.out._seq == 3
+    for seq in (1, 2, 3):  # recorded, and sent once more
+        assert b.reception.handle(b.contact, ROUTING, data(edge, seq), 0.0) == [Dropped("late")]
+
+
 def test_a_restarted_sender_gets_a_fresh_link(a: End, b: End) -> None:
     edge = bring_up(a, b)
     running = b.contact.incoming
