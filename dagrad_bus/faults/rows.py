@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -174,4 +174,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def _plain(value: object) -> object:
     """Return a figure that JSON has no word for as one that it has."""
-    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
+    return sorted(map(str, cast(Iterable[object], value))) if isinstance(value, set | frozenset) else str(value)

@@ -218,7 +218,7 @@ def test_a_graph_is_handed_to_the_bus(connected: Ports) -> None:
 
 def test_one_that_joined_later_has_a_place_among_those_launched() -> None:
     names = ("a", "b", "c")
-    places = set()
+    places: set[int] = set()
     for number in range(20):
         settings = Settings(name=f"late{number}", members=names, seeds=(("a", "tcp://h:1"),))
         places.add(Attachment(settings, Silent(), None, []).index)
