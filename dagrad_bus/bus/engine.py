@@ -297,6 +297,7 @@ class Engine:
             return
         self.metrics.count("bytes_received", sum(map(len, parts)))
         self.node.beaten(peer, message, self.loop.time())
+        self._alarm.arm(self.node.due)
 
     def connection(self, peer: NodeId, *, up: bool) -> None:
         """Take note of a connection made or broken."""

@@ -97,8 +97,7 @@ class Node:
         self.mailbox = mailbox
         self.outlook = outlook if outlook is not None else Outlook()
         self.metrics = metrics if metrics is not None else Metrics()
-        self.on_moved: Callable[[], None] = lambda: None
-        """Called when something waits for :meth:`flush`."""
+        self.on_moved: Callable[[], None] = lambda: None  # called when something waits for flush()
         self.on_event: Callable[[MemberChanged | SpecChanged | GraphMissing | Rejected | LinkUp], None] = lambda event: (
             None
         )
@@ -238,6 +237,7 @@ class Node:
             self.metrics.count("frames_dropped.unexpected")
             return
         self.do(self.membership.receive(peer, message, now))
+        self.due = min(self.due, self.membership.next_deadline())
 
     def connection(self, peer: NodeId, *, up: bool, now: float) -> None:
         """Take note of a connection made or broken."""
