@@ -147,7 +147,7 @@ def summarize(run: Mapping[str, Any], records: Sequence[Record]) -> Summary:
 
 
 def _state(record: Record, exits: Mapping[str, Mapping[str, Any]]) -> str:
-    if record.name in exits:
+    if record.name in exits and not record.is_back(float(exits[record.name].get("time", math.inf))):
         return str(exits[record.name]["state"])
     return "done" if record.ended else "unknown"
 

@@ -19,6 +19,7 @@ COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_
 _STATES = {
     "done": "green",
     "running": "cyan",
+    "joined": "cyan",
     "starting": "yellow",
     "waiting": "dim",
     "stopped": "yellow",

@@ -64,7 +64,7 @@ def rewire_run(path: Path, wanted: Mapping[str, Any], *, dry_run: bool, timeout:
     Args:
         path: run folder.
         wanted: ``kind``, ``epoch``, ``degree``, ``seed``, ``graph`` (a file); None: as it is.
-        dry_run: take members and graph from the folder, ask nobody, publish nothing.
+        dry_run: publish nothing; where nobody answers take members and first graph from the folder.
         timeout: seconds for each of the two visits.
 
     Raises:
@@ -74,7 +74,7 @@ def rewire_run(path: Path, wanted: Mapping[str, Any], *, dry_run: bool, timeout:
         raise UsageError("nothing to change: give --kind, --epoch, --degree, --seed or --graph")
     folder = RunFolder(path)
     run = folder.read_run()
-    members, spec = _from_folder(folder, run) if dry_run else _from_workers(folder, run, timeout)
+    members, spec = _look_at(folder, run, timeout) if dry_run else _from_workers(folder, run, timeout)
     graph = _stored(folder, spec.graph) if spec.kind == "static" else None
     new, made, text = _plan(spec, members, wanted)
     ids = list(members.values())
@@ -90,6 +90,14 @@ def rewire_run(path: Path, wanted: Mapping[str, Any], *, dry_run: bool, timeout:
     return replace(
         done, version=outcome.version, adopted=outcome.adopted, silent=outcome.silent, seconds=outcome.seconds
     )
+
+
+def _look_at(folder: RunFolder, run: Mapping[str, Any], timeout: float) -> tuple[Members, TopologySpec]:
+    """Return members and graph of a run that may be over."""
+    try:
+        return _from_workers(folder, run, timeout)
+    except UsageError:
+        return _from_folder(folder, run)
 
 
 def _from_folder(folder: RunFolder, run: Mapping[str, Any]) -> tuple[Members, TopologySpec]:

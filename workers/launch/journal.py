@@ -83,8 +83,8 @@ class Record:
             self.damaged += bool(line.strip())
             return
         match event:
-            case "start":
-                self.start = entry
+            case "start":  # a later one in the same file: the worker is back
+                self.start, self.ended = entry, False
             case "progress" | "end":
                 self._add_progress(entry, keep)
             case "log":
@@ -111,6 +111,10 @@ class Record:
         """Return the latest value of a gauge."""
         value = self.last.get("gauges", {}).get(name)
         return None if value is None else float(value)
+
+    def is_back(self, since: float) -> bool:
+        """Whether another process of the worker began after ``since``, Unix seconds."""
+        return float(self.start.get("time", 0.0)) > since
 
     @property
     def step(self) -> int:

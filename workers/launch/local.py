@@ -93,10 +93,14 @@ class Worker:
     pid: int | None = None
     started_at: float | None = None
     exit: Exit | None = None
+    joined: bool = False
+    """Not launched with the others: it came later, by itself."""
 
     @property
     def state(self) -> str:
         """One word (or the exit) for a table."""
+        if self.joined or (self.exit is not None and self.record.is_back(self.exit.time)):
+            return "done" if self.record.ended else "joined"
         if self.exit is not None:
             return "done" if self.exit.status == 0 else self.exit.text
         if self.pid is None:
@@ -162,6 +166,8 @@ class LocalRun:
         self._workers = {name: Worker(name, Record(name)) for name in launch.names}
         self._logs = {name: Tail(launch.folder.log(name), longest=LONGEST_LINE) for name in launch.names}
         self._journals = {name: Tail(launch.folder.journal(name)) for name in launch.names}
+        self._guests: dict[str, Worker] = {}
+        """Workers that joined later, as their journals show."""
         self._outcome = Outcome(list(self._workers.values()))
         self._began = time.monotonic()
         self._ordered = False
@@ -276,13 +282,23 @@ class LocalRun:
         self._look(final=True)
 
     def _look(self, *, final: bool) -> None:
-        for name, worker in self._workers.items():
+        for name in self._workers:
             for line in self._logs[name].read_lines(final=final):
                 text = line.decode(errors="replace").rstrip("\r")
                 self._watcher.show_line(name, text.rpartition("\r")[2])  # of a progress bar the last state
+        self._meet_guests()
+        for name, worker in {**self._workers, **self._guests}.items():
             for line in self._journals[name].read_lines(final=final):
                 worker.record.add(line, keep=False)
-        self._watcher.show_workers(self._outcome.workers, final=final)
+        self._watcher.show_workers([*self._outcome.workers, *self._guests.values()], final=final)
+
+    def _meet_guests(self) -> None:
+        """Notice the journals of workers that nobody launched here."""
+        for path in sorted((self._launch.folder.path / "workers").glob("*.jsonl")):
+            if path.stem not in self._journals:
+                self._journals[path.stem] = Tail(path)
+                self._guests[path.stem] = Worker(path.stem, Record(path.stem), joined=True)
+                self._watcher.show_note(f"{path.stem} joined the run")
 
 
 def run_local(launch: Launch, watcher: Watcher) -> Outcome:

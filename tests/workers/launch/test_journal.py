@@ -87,3 +87,18 @@ def test_a_live_record_holds_only_the_newest() -> None:
     for step in range(50):
         record.add(json.dumps({"event": "log", "step": step, "loss": step}).encode(), keep=False)
     assert (record.logs, record.latest) == ([], {"loss": 49.0})
+
+
+def test_a_worker_that_is_back_has_not_ended() -> None:
+    record = Record("a")
+    lines = [
+        b'{"event": "start", "time": 1.0}',
+        b'{"event": "end", "time": 5.0, "step": 3}',
+    ]
+    for line in lines:
+        record.add(line)
+    assert record.ended
+    assert not record.is_back(6.0)
+    record.add(b'{"event": "start", "time": 9.0}')
+    assert not record.ended
+    assert record.is_back(6.0)

@@ -11,6 +11,7 @@ import pytest
 
 from dagrad_bus.workers.launch.command import resolve
 from dagrad_bus.workers.launch.folder import create
+from dagrad_bus.workers.launch.journal import Record
 from dagrad_bus.workers.launch.local import Exit, Launch, Outcome, Worker, run_local
 
 
@@ -159,3 +160,27 @@ def test_an_exit_has_a_status_and_words(ended: Exit, status: int, text: str) -> 
 def test_the_first_failure_decides() -> None:
     outcome = Outcome([], failures=[Exit("b", 2, 9, None, 1.0), Exit("a", 1, 3, None, 2.0)])
     assert outcome.exit_code == 9
+
+
+def test_a_worker_that_joined_by_itself_is_shown_and_holds_nobody(start: Start) -> None:
+    lines = [{"event": "start", "time": 1.0}, {"event": "progress", "time": 2.0, "step": 5}]
+    text = f"""
+import json, os, pathlib, time
+if os.environ["DAGRAD_NAME"] == "local.0":
+    path = pathlib.Path(os.environ["DAGRAD_RUN_DIR"], "workers", "late.jsonl")
+    path.write_text("".join(json.dumps(line) + "\\n" for line in {lines!r}))
+"""
+    outcome, notebook = start(text, workers=2)
+    assert outcome.exit_code == 0
+    assert notebook.steps["late"] == 5
+    assert notebook.notes == ["late joined the run"]
+    assert [worker.name for worker in outcome.workers] == ["local.0", "local.1"]
+
+
+def test_a_worker_that_is_back_is_no_longer_shown_as_dead() -> None:
+    worker = Worker("a", Record("a"), pid=1, exit=Exit("a", 1, None, 9, 10.0))
+    assert worker.state == "SIGKILL"
+    worker.record.add(b'{"event": "start", "time": 11.0}')
+    assert worker.state == "joined"
+    worker.record.add(b'{"event": "end", "time": 12.0}')
+    assert worker.state == "done"
