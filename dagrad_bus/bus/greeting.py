@@ -14,7 +14,7 @@ from dagrad_bus.wire import Error, ErrorCode, Hello, HelloOk
 if TYPE_CHECKING:
     from dagrad_bus.bus.node import Node
 
-JOINERS, MOST_JOINERS = 5.0, 10
+JOINERS, MOST_JOINERS = 5.0, 5
 """Members nobody knew that are let in, each second and at once: a flood of them would take every neighbour's place."""
 
 

@@ -26,7 +26,12 @@ def await_dead(herd: Herd, chronicle: Chronicle, names: Iterable[str], seconds: 
     """Wait until all that run say so, and it was seen as an event."""
     dead = tuple(names)
     herd.until(f"{dead} dead everywhere", lambda: all_say(herd.states(), dead, "DEAD"), seconds)
-    chronicle.read()
+
+    def is_told() -> bool:  # a worker's own thread takes events a step after its table changed
+        chronicle.read()
+        return all(len(chronicle.first("dead", name)) >= len(herd.states()) for name in dead)
+
+    herd.until(f"{dead} told by every worker", is_told, 5)
 
 
 def hold_promises(herd: Herd, row: RowReport) -> None:

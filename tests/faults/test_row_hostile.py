@@ -18,7 +18,7 @@ from dagrad_bus.faults.herd import Herd
 from dagrad_bus.faults.rows import RowReport
 from dagrad_bus.faults.versions import layout_of
 from dagrad_bus.ids import EdgeId, Step
-from dagrad_bus.wire import Data, DataHead, Error, HelloOk, Kind, Ping, pack
+from dagrad_bus.wire import Data, DataHead, Error, HelloOk, Kind, Message, Ping, pack
 
 HerdOf = Callable[..., AbstractContextManager[Herd]]
 HostileOf = Callable[..., Any]
@@ -217,6 +217,11 @@ def mutated(chance: random.Random, parts: Sequence[Any]) -> list[bytes]:
     return [bytes(part) for part in changed] or [b""]
 
 
+def _greetings(messages: Sequence[Message]) -> int:
+    """Return how many of them answer a greeting; a member hears of others' affairs as well."""
+    return sum(isinstance(message, HelloOk | Error) for message in messages)
+
+
 @pytest.mark.faults
 @pytest.mark.row(39, layer="L3")
 def test_versions_are_negotiated_or_refused(herd: Herd, hostile: HostileOf, row: RowReport) -> None:
@@ -233,8 +238,8 @@ def test_versions_are_negotiated_or_refused(herd: Herd, hostile: HostileOf, row:
     row.exactly("its back-off", refusal.backoff_ms, 60_000)
     parts = [bytes(part) for part in pack(peer.hello)]
     parts[0] = parts[0][:2] + bytes([2]) + parts[0][3:]
-    answers = len(peer.hear(0.2))
+    answers = _greetings(peer.hear(0.2))
     peer.say_parts(*parts)
     time.sleep(0.5)
     row.felt("another major: dropped", dropped(herd, name).get("version", 0) - before - 1)
-    row.exactly("another major: answers", len(peer.hear(0.2)) - answers, 0)
+    row.exactly("another major: answers", _greetings(peer.hear(0.2)) - answers, 0)

@@ -111,13 +111,14 @@ def test_a_flood_of_joiners_is_held_back(herd_of: HerdOf, hostile: Callable[...,
             while ear.poll(2):
                 ear.recv_multipart()
                 beats.append(time.monotonic())
+        ear.close(linger=0)
         state = victim.ask("state")
         row.felt("HELLOs sent", sent)
         row.at_most("members admitted a second", (len(state["members"]) - members) / 15, 5.5)
         late = np.abs(np.diff(beats) - 1.0) * 1000
         row.felt("heartbeats heard", len(beats))
         row.at_most("heartbeat jitter p99", float(np.percentile(late, 99)), 200, "ms")
-        herd.await_linked(10)
+        herd.await_linked(60)  # those let in at the honest rate are given up first: nobody is at their addresses
 
 
 @pytest.mark.row(42, layer="L3")
