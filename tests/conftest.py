@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,11 @@ def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
 
 @pytest.fixture(scope="session", autouse=True)
 def warm_loops() -> None:
-    """Start first what lives as long as the process: uvloop keeps two descriptors, pyzmq's zero-copy sends a thread."""
+    """Start first what lives as long as the process.
+
+    uvloop keeps two descriptors, pyzmq's zero-copy sends a thread, spawned processes a tracker with a pipe.
+    """
+    resource_tracker.ensure_running()
     if uvloop is not None:
         uvloop.new_event_loop().close()
     with zmq.Context() as ctx, ctx.socket(zmq.PAIR) as end, ctx.socket(zmq.PAIR) as other:
