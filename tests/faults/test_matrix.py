@@ -47,5 +47,7 @@ def test_the_table_counts_and_the_command_fails_on_red(tmp_path: Path, capsys: p
     newer.write_text(json.dumps({"rows": [found(4, "L2")]}))
     assert main([str(older)]) == 1
     assert main([str(older), str(newer)]) == 0
-    assert "1 rows proven, 0 red, 41 not proven, of 42" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 rows proven, 0 red, 41 not proven, of 42" in said
+    assert said.count("measured twice") == 1
     assert "    L3  green" in "\n".join(table([*load([newer]), found(7, "L3")]))
