@@ -27,7 +27,10 @@ test: $(READY)  ## the fast tests
 test-slow: $(READY)  ## tests that start processes, and the simulator's seeds
 	$(BIN)/python -m pytest -q -m "slow and not faults and not row" --timeout 120
 
-test-faults: $(READY)  ## the fault matrix: every test that proves a row, then the table (docs/faults.md)
+test-faults: $(READY)  ## faults on real processes; some rows need root
+	$(BIN)/python -m pytest -q -m faults tests/faults --timeout 300
+
+faults: $(READY)  ## the fault matrix: every test that proves a row, then the table (docs/faults.md)
 	@rm -f $(ROWS).again
 	$(BIN)/python -m pytest -q -m row --timeout 300 --rows $(ROWS) || \
 	$(BIN)/python -m pytest -q -m row --timeout 300 --last-failed --last-failed-no-failures none --rows $(ROWS).again || true

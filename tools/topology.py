@@ -231,7 +231,9 @@ def convert(source: Path, target: Path, number: int | None, as_json: bool) -> No
 @click.option("--degree", type=int, metavar="N", help="Another number of neighbours.")
 @click.option("--seed", type=int, metavar="N", help="Another seed.")
 @click.option("--graph", type=_FILE, metavar="FILE", help="The graph in this file, in any format of convert.")
-@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing; works on a run that is over.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show what would change, and change nothing; works on a run that is over."
+)
 @click.option("--timeout", type=click.FloatRange(0.1, 600), default=10.0, show_default=True, metavar="S",
               help="Seconds that the workers have to answer and to follow.")  # fmt: skip
 @_as_json()
