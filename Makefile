@@ -5,9 +5,10 @@ RUN ?= runs/demo
 ROWS ?= runs/faults.json
 BIN := $(VENV)/bin
 READY := $(VENV)/.ok
+ENGINES := $(VENV)/.engines
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-faults faults check bench clean
+.PHONY: demo test test-slow test-faults test-cluster faults check bench clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -22,13 +23,22 @@ demo: $(READY)  ## four workers learn together; figures in $(RUN)
 	$(BIN)/dagrad run -n 4 --dir $(RUN) -- $(BIN)/python -m dagrad_bus.workers.digits --steps 200 --pace 0.06
 
 test: $(READY)  ## the fast tests
-	$(BIN)/python -m pytest -q -m "not slow and not faults"
+	$(BIN)/python -m pytest -q -m "not slow and not faults and not cluster"
 
 test-slow: $(READY)  ## tests that start processes, and the simulator's seeds
-	$(BIN)/python -m pytest -q -m "slow and not faults and not row" --timeout 120
+	$(BIN)/python -m pytest -q -m "slow and not faults and not row and not cluster" --timeout 120
 
 test-faults: $(READY)  ## faults on real processes; some rows need root
 	$(BIN)/python -m pytest -q -m faults tests/faults --timeout 300
+
+$(ENGINES): $(READY)
+	@$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,cluster]"
+	@touch $@
+
+test-cluster: export DAGRAD_REQUIRE_ENGINES ?= $(if $(CI),1,)
+test-cluster: $(ENGINES)  ## every launch engine for real; as root it installs them, in CI a missing one is a failure
+	@tests/cluster/packages.sh
+	$(BIN)/python -m pytest -q -m cluster tests/cluster --timeout 300
 
 faults: $(READY)  ## the fault matrix: every test that proves a row, then the table (docs/faults.md)
 	@rm -f $(ROWS).again

@@ -12,10 +12,12 @@
     |   +-- NotAdmitted           another run, or a wrong run key
     +-- UsageError (ValueError)   the caller's fault: the message says what to do
     |   +-- SettingsError         a setting out of range, or two that contradict each other
+    |   +-- NobodyAnswers         no worker of the run could be reached
     +-- BusClosed                 used after stop
     +-- StartError                the bus could not start: address unusable, run folder unreadable, ...
     |   +-- PortInUse             an address is taken
     |   +-- DiskFull              there is no room for a file that a run can do without
+    |   +-- RendezvousLost        the place where workers tell their addresses is gone
 
 Full queues, late peers and refused frames are events and counters, not exceptions.
 """
@@ -80,6 +82,13 @@ class SettingsError(UsageError):
     """A setting out of range, or settings that contradict each other."""
 
 
+class NobodyAnswers(UsageError):
+    """No worker of the run could be reached: it is over, or the address or the key is wrong."""
+
+    code = 3
+    """Exit code of a command that ends by it."""
+
+
 class BusClosed(BusError):
     """The bus was used after it had stopped."""
 
@@ -90,6 +99,10 @@ class StartError(BusError):
 
 class PortInUse(StartError):
     """An address is taken; perhaps by an earlier process of the same worker that is not quite gone."""
+
+
+class RendezvousLost(StartError):
+    """The place where workers tell their addresses is gone, or cannot be reached."""
 
 
 class DiskFull(StartError):

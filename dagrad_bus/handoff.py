@@ -35,6 +35,7 @@ from dagrad_bus.ids import NodeId, Step
 from dagrad_bus.mailbox import coalesce
 from dagrad_bus.metrics import Metrics
 from dagrad_bus.record import Recorder
+from dagrad_bus.rendezvous import Rendezvous
 from dagrad_bus.settings import Settings
 from dagrad_bus.topology.live import TopologySpec
 from dagrad_bus.wire import StateRej, StateReq
@@ -61,15 +62,16 @@ class BusThread:
     Args:
         settings: who this worker is; ``settings.transport.loop`` chooses uvloop or asyncio.
         layout: what is exchanged.
+        rendezvous: where addresses are told beside the folders of the settings.
 
     Raises:
         StartError: whatever kept the bus from starting, in the caller's thread.
     """
 
-    def __init__(self, settings: Settings, layout: Layout) -> None:
+    def __init__(self, settings: Settings, layout: Layout, rendezvous: Rendezvous | None = None) -> None:
         self.metrics = Metrics()
         """Numbers of the training thread; the loop has its own."""
-        self._bus = Engine(settings, layout)
+        self._bus = Engine(settings, layout, rendezvous)
         self._settings = settings
         self._layout = layout
         self._recorder = Recorder(settings, self.snapshot, self._progress)

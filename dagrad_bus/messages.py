@@ -21,6 +21,10 @@ MAX_FRAME = CHUNK * MAX_CHUNKS
 """Bytes of a payload on the wire, at most."""
 VISITOR = 1 << 63
 """Capability bit of a HELLO: the sender looks at the run, or rewires it, and is no member."""
+MAX_LINKS = 32
+"""Reports of links that a message carries at most."""
+NEVER_HEARD = (1 << 32) - 1
+"""Milliseconds since something that never happened."""
 ALL_ACCEPTED = (1 << 64) - 1
 """History of a link whose last 64 frames were all accepted."""
 
@@ -45,6 +49,8 @@ class MessageType(IntEnum):
     STATE_REJ = 0x51
     HEARTBEAT = 0x60
     GOSSIP = 0x61
+    LINKS_REQ = 0x70
+    LINKS = 0x71
 
 
 class Kind(IntEnum):
@@ -70,6 +76,27 @@ class StateRejection(IntEnum):
     BUSY = 1
     SYNCING = 2
     LAYOUT = 3
+
+
+class LinkRole(IntEnum):
+    """Why a worker keeps a link."""
+
+    NEIGHBOUR = 0
+    FORMER = 1
+    """A neighbour no more: it ends when the new links are up."""
+    EXPLORED = 2
+    INCOMING = 3
+    """The peer wants it, we send nothing."""
+
+
+class LinkPhase(IntEnum):
+    """State of the sending side of a link."""
+
+    DOWN = 0
+    GREETING = 1
+    UP = 2
+    STALLED = 3
+    REFUSED = 4
 
 
 class ErrorCode(IntEnum):
@@ -444,6 +471,57 @@ class StateRej:
 
 
 @dataclass(frozen=True, slots=True)
+class LinksReq:
+    """Asks a worker what its links carry; wire 1.1."""
+
+    nonce: int
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LinkReport:
+    """One link in both directions, as one end sees it. Counts are of this contact, and of these two processes."""
+
+    peer: NodeId
+    role: LinkRole
+    phase: LinkPhase
+    accepted: int
+    """Frames sent that the peer took."""
+    lost: int
+    """Frames sent that it did not take, for whatever reason."""
+    in_flight: int
+    """Frames sent and not settled yet."""
+    received: int
+    """Frames of the peer that were decoded and taken."""
+    refused: int
+    """Frames of the peer that arrived whole and were not taken."""
+    queued: int
+    """Frames of the peer that wait to be mixed."""
+    bytes_sent: int
+    """Payload."""
+    bytes_received: int
+    rtt_us: int = 0
+    """Smoothed round trip; 0: none measured."""
+    delay_ms: int = 0
+    """From reading the values at the peer to taking the frame here, smoothed."""
+    heard_ms: int = NEVER_HEARD
+    """Since the last message of the peer on its connection; :data:`NEVER_HEARD`: there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Answer to a LINKS_REQ, in as many messages as ``total`` reports need."""
+
+    nonce: int
+    total: int
+    """Links in all of these messages."""
+    reports: tuple[LinkReport, ...] = ()
+    edge: EdgeId = NO_EDGE
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """Broadcast of a worker about itself, once a second."""
 
@@ -477,5 +555,5 @@ class Heartbeat:
 
 Message = (
     Hello | HelloOk | Error | Bye | Data | Ack | Nack | Ping | Pong | PingReq | PingRes
-    | Heartbeat | Gossip | PpDigest | PpRecords | StateReq | StateRej
+    | Heartbeat | Gossip | PpDigest | PpRecords | StateReq | StateRej | LinksReq | Links
 )  # fmt: skip

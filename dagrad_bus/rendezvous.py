@@ -1,6 +1,7 @@
-"""Where the others are: one small file a worker in a folder all of them see.
+"""Where the others are: each worker tells its address at a place that all of them know.
 
-Written under a temporary name and renamed, so a reader sees a whole file or none. A restarted worker replaces its own.
+That place is a folder with one small file a worker, written under a temporary name and renamed, so that a reader sees
+a whole file or none; a restarted worker replaces its own. Other places are a :class:`Rendezvous` too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from dagrad_bus.errors import DiskFull, StartError, UsageError
 from dagrad_bus.topology.static import MAX_DOCUMENT, StaticGraph, parse
@@ -30,6 +32,54 @@ class Address:
     beat: str
 
 
+class Rendezvous(Protocol):
+    """A place where addresses are told. Every method may block: call them beside the loop.
+
+    All of them raise RendezvousLost once the place is gone for good: membership carries on without it.
+    """
+
+    @property
+    def place(self) -> str:
+        """What it is, for messages."""
+        ...
+
+    def publish(self, address: Address) -> None:
+        """Tell this worker's address; it replaces an earlier one of the same name."""
+        ...
+
+    def look_up(self, name: str) -> Address | None:
+        """Return the address of worker ``name``, or None while there is none (or none that makes sense)."""
+        ...
+
+    def names(self) -> list[str]:
+        """Return the names of all that told an address, sorted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder that all workers see, as a :class:`Rendezvous`."""
+
+    path: Path
+
+    @property
+    def place(self) -> str:
+        """Its path."""
+        return str(self.path)
+
+    def publish(self, address: Address) -> None:
+        """See :func:`publish`."""
+        publish(self.path, address)
+
+    def look_up(self, name: str) -> Address | None:
+        """See :func:`look_up`."""
+        return look_up(self.path, name)
+
+    def names(self) -> list[str]:
+        """See :func:`names_in`."""
+        return names_in(self.path)
+
+
 def publish(folder: Path, address: Address) -> None:
     """Write this worker's address for the others.
 
@@ -41,7 +91,7 @@ def publish(folder: Path, address: Address) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(asdict(address)))
+        temporary.write_bytes(encode(address))
         temporary.replace(target)
     except OSError as error:
         kind = DiskFull if error.errno in {errno.ENOSPC, errno.EDQUOT} else StartError
@@ -70,7 +120,21 @@ def look_up(folder: Path, name: str) -> Address | None:
     """Return the address of worker ``name``, or None while there is none (or none that makes sense)."""
     try:
         with (folder / "peers" / f"{name}.json").open("rb") as file:
-            given = json.loads(file.read(_MAX_FILE))
+            text = file.read(_MAX_FILE)
+    except OSError:
+        return None
+    return decode(text, name)
+
+
+def encode(address: Address) -> bytes:
+    """Return an address as it is written down."""
+    return json.dumps(asdict(address)).encode()
+
+
+def decode(text: bytes, name: str) -> Address | None:
+    """Return the address of worker ``name`` that ``text`` holds, or None if it makes no sense."""
+    try:
+        given = json.loads(text)
         found = Address(
             name=str(given["name"]),
             pid=int(given["pid"]),
@@ -78,7 +142,7 @@ def look_up(folder: Path, name: str) -> Address | None:
             inbox=str(given["inbox"]),
             beat=str(given["beat"]),
         )
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     makes_sense = found.name == name and all(_ENDPOINT.fullmatch(end) for end in (found.inbox, found.beat))
     return found if makes_sense else None

@@ -10,7 +10,10 @@ record     node, epoch, incarnation, state, accuser; and, unless all of them are
            port, name, public key, sketch, step of the sketch
 spec       version, author, kind, degree, seed, epoch, graph digest
 ranges     pairs (first block, count), rising, apart or touching
+links      peer, role, phase, and eleven numbers in the order of :class:`~dagrad_bus.messages.LinkReport`
 =========  ========================================================================================================
+
+Over 400 lines because the schema of one wire version stands in one place.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from dagrad_bus.messages import (
     ALL_ACCEPTED,
     BUCKETS,
     MAX_FRAME,
+    MAX_LINKS,
     MAX_RECORDS,
     AckInfo,
     Bye,
@@ -41,6 +45,11 @@ from dagrad_bus.messages import (
     Hello,
     HelloOk,
     Kind,
+    LinkPhase,
+    LinkReport,
+    LinkRole,
+    Links,
+    LinksReq,
     MemberState,
     MessageType,
     Nack,
@@ -102,6 +111,10 @@ class Schema(NamedTuple):
 
 def _schema(make: type[Any], *keys: Key) -> Schema:
     return Schema(make, keys, attrgetter(*(key.name for key in keys)))  # all have two keys or more: a tuple
+
+
+def _read_nonce(message: LinksReq) -> tuple[Any, ...]:
+    return (message.nonce,)
 
 
 def _is_int(value: object, low: int, high: int) -> bool:
@@ -216,6 +229,47 @@ def _read_spec(given: Any) -> TopologySpec:
 _SPEC = Form("spec", _spec_fits, _write_spec, _read_spec)
 
 
+_COUNTS = attrgetter(
+    "accepted", "lost", "in_flight", "received", "refused", "queued", "bytes_sent", "bytes_received", "rtt_us",
+    "delay_ms", "heard_ms",
+)  # fmt: skip
+_COUNT_BOUNDS = (U64, U64, U16, U64, U64, U32, U64, U64, U32, U32, U32)
+
+
+def _links_fit(links: Any) -> bool:
+    return _is_tuple(links, _link_fits)
+
+
+def _link_fits(link: LinkReport) -> bool:
+    return (
+        link.__class__ is LinkReport
+        and _is_bytes(link.peer, (16,))
+        and link.role.__class__ is LinkRole
+        and link.phase.__class__ is LinkPhase
+        and all(_is_int(number, 0, high) for number, high in zip(_COUNTS(link), _COUNT_BOUNDS, strict=True))
+    )
+
+
+def _write_links(links: tuple[LinkReport, ...]) -> tuple[Any, ...]:
+    return tuple((link.peer, int(link.role), int(link.phase), *_COUNTS(link)) for link in links)
+
+
+def _read_links(given: Any) -> tuple[LinkReport, ...]:
+    if given.__class__ is not tuple:
+        raise ValueError("links come in an array")
+    return tuple(_read_link(one) for one in given)
+
+
+def _read_link(given: Any) -> LinkReport:
+    peer, role, phase, *counts = cast("tuple[Any, ...]", given)  # or ValueError, TypeError
+    if role.__class__ is not int or phase.__class__ is not int or len(counts) != len(_COUNT_BOUNDS):
+        raise ValueError("role or phase of a link, or its numbers")
+    return LinkReport(peer, LinkRole(role), LinkPhase(phase), *counts)
+
+
+_LINKS = Form("links", _links_fit, _write_links, _read_links)
+
+
 def _numbers(high: int) -> Callable[[Any], bool]:
     return lambda value: _is_tuple(value, lambda item: _is_int(item, 0, high))
 
@@ -315,6 +369,10 @@ SCHEMA: dict[MessageType, Schema] = {
     ),
     MessageType.STATE_REQ: _schema(StateReq, _REQUEST, Key("rg", "ranges", _RANGES, 1, MAX_RANGES)),
     MessageType.STATE_REJ: _schema(StateRej, _REQUEST, Key("c", "code", int, 0, U8), _BACKOFF),
+    MessageType.LINKS_REQ: Schema(LinksReq, (_NONCE,), _read_nonce),
+    MessageType.LINKS: _schema(
+        Links, _NONCE, Key("nl", "total", int, 0, U16), Key("ls", "reports", _LINKS, 0, MAX_LINKS, ())
+    ),
     MessageType.HEARTBEAT: _schema(
         Heartbeat,
         Key("n", "node", bytes, 16, 16),

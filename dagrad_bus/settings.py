@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,6 +22,9 @@ ChoiceName = Literal["random", "complementary", "similar"]
 Codec = Literal["auto", "raw", "zlib", "blosc2"]
 GraphName = Literal["hash-rings", "ring", "complete"]
 PREFIX = "DAGRAD_"
+MOST_MEMBERS = 65536
+_RANGE = re.compile(r"(.*?)(\d+)\.\.(\d+)")
+_URL = re.compile(r"file://(?P<folder>.+)|torchstore://(?P<host>[^/]+):(?P<port>\d{1,5})/(?P<prefix>.+)")
 
 
 def _check(ok: bool, name: str, value: object, bound: str) -> None:
@@ -167,6 +171,8 @@ class TransportSettings:
     """TCP port of the ROUTER; 0 takes a free one."""
     beat_port: int = 0
     """TCP port of the PUB; 0 takes a free one."""
+    port_range: tuple[int, int] | None = None
+    """First and last port that a free one is drawn from; None leaves the choice to the system."""
     advertise_inbox_port: int = 0
     """Port of the ROUTER as told to the peers, where a forwarder stands before it; 0: the bound one."""
     advertise_beat_port: int = 0
@@ -184,6 +190,8 @@ class TransportSettings:
         for name in ("inbox_port", "beat_port", "advertise_inbox_port", "advertise_beat_port"):
             _check(0 <= getattr(self, name) <= 65535, name, getattr(self, name), "0 (any free) to 65535")
         _check(0 <= self.flush <= 10, "flush", self.flush, "0 to 10 s")
+        first, last = self.port_range or (1, 65535)
+        _check(1 <= first < last <= 65535, "port_range", self.port_range, "two ports or more, 1 to 65535: a-b")
 
     @property
     def is_loopback(self) -> bool:
@@ -206,7 +214,9 @@ class Settings:
     topology: GraphName = "hash-rings"
     """The graph that the run starts with; ``dagrad topology rewire`` gives a live run another one."""
     seeds: tuple[tuple[str, str], ...] = ()
-    """Name and inbox endpoint of members to turn to, for a worker that joins without a run folder."""
+    """Name and inbox endpoint of members to turn to, where there is no run folder."""
+    rendezvous: str = ""
+    """Where addresses are told beside the run folder: ``file://DIR`` or ``torchstore://HOST:PORT/PREFIX``."""
     directory: Path | None = None
     """Run folder: addresses, metrics and results live below it. None: nothing is written."""
     key: bytes = field(default=b"", repr=False)
@@ -221,25 +231,46 @@ class Settings:
         _check(self.degree >= 2 and self.degree % 2 == 0, "degree", self.degree, "an even number from 2")
         _check(len(self.name.encode()) <= 32, "name", self.name, "at most 32 bytes")
         _check(len(set(self.members)) == len(self.members), "members", self.members, "distinct names")
-        known = not self.members or self.name in self.members or bool(self.seeds) or self.directory is not None
+        is_url = not self.rendezvous or _URL.fullmatch(self.rendezvous) is not None
+        _check(is_url, "rendezvous", self.rendezvous, "file://DIR or torchstore://HOST:PORT/PREFIX")
+        contacts = bool(self.seeds) or bool(self.rendezvous) or self.directory is not None
+        known = not self.members or self.name in self.members or contacts
         _check(known, "name", self.name, f"one of the members {self.members}, or seeds or a run folder to join by")
         _check(self.topology in get_args(GraphName), "topology", self.topology, f"one of {get_args(GraphName)}")
 
     @property
     def is_alone(self) -> bool:
         """Whether there is nobody to exchange with."""
-        return len({*self.members, self.name}) < 2 and not self.seeds
+        return len({*self.members, self.name}) < 2 and not self.seeds and not self.rendezvous
 
     @property
     def joins(self) -> bool:
         """Whether this worker was not launched with the others."""
         return self.name not in self.members and not self.is_alone
 
+    @property
+    def meeting_folder(self) -> Path | None:
+        """The folder that ``rendezvous`` names, if it names one."""
+        match = _URL.fullmatch(self.rendezvous)
+        return Path(match["folder"]) if match is not None and match["folder"] else None
+
+    @property
+    def meeting_store(self) -> tuple[str, int, str] | None:
+        """Host, port and prefix of the key-value store that ``rendezvous`` names, if it names one."""
+        match = _URL.fullmatch(self.rendezvous)
+        return (match["host"].strip("[]"), int(match["port"]), match["prefix"]) if match and match["host"] else None
+
+
+def describe(settings: Settings) -> dict[str, object]:
+    """Return what ``run.json`` says of the settings that all workers of a run share."""
+    parts = {name: asdict(getattr(settings, name)) for name in ("exchange", "link", "beat", "transport")}
+    return {"degree": settings.degree, "topology": settings.topology, **parts}
+
 
 _EXCHANGE = {f.name.upper(): f.name for f in fields(ExchangeSettings)}
 _PLAIN = (
     *("RUN", "NAME", "RUN_DIR", "ROSTER", "KEY_FILE", "BIND", "ADVERTISE", "CODEC", "LOOP"),
-    *("DEGREE", "TOPOLOGY", "SEEDS"),
+    *("DEGREE", "TOPOLOGY", "SEEDS", "MEMBERS", "INBOX_PORT", "BEAT_PORT", "PORT_RANGE"),
 )
 _FOREIGN = ("SLOT", "ATTEMPT", "AGENT", "DEVICE", "TEST_TIMEOUT_FACTOR")
 """Names that launchers and tests set and this module does not read."""
@@ -260,22 +291,61 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
     defaults = ExchangeSettings()
     kinds: dict[str, type[object]] = {f.name: type(getattr(defaults, f.name)) for f in fields(ExchangeSettings)}
     exchange = {_EXCHANGE[k]: _convert(k, v, kinds[_EXCHANGE[k]]) for k, v in given.items() if k in _EXCHANGE}
-    socket_names = {"BIND": "bind", "ADVERTISE": "advertise", "CODEC": "codec", "LOOP": "loop"}
-    sockets = {socket_names[k]: v for k, v in given.items() if k in socket_names}
-    top: dict[str, object] = {k.lower(): given[k] for k in ("RUN", "NAME") if k in given}
+    top: dict[str, object] = {k.lower(): given[k] for k in ("RUN", "NAME", "TOPOLOGY") if k in given}
     if "DEGREE" in given:
         top["degree"] = _convert("DEGREE", given["DEGREE"], int)
-    if "TOPOLOGY" in given:
-        top["topology"] = given["TOPOLOGY"]
-    if "SEEDS" in given:
-        top["seeds"] = tuple(_seed(text) for text in given["SEEDS"].split(",") if text)
     if "RUN_DIR" in given:
         top["directory"] = Path(given["RUN_DIR"])
-    if "ROSTER" in given:
-        top["members"] = tuple(_read("ROSTER", given["ROSTER"]).decode().split())
     if "KEY_FILE" in given:
         top["key"] = _read("KEY_FILE", given["KEY_FILE"]).strip()
-    return Settings(exchange=ExchangeSettings(**exchange), transport=TransportSettings(**sockets), **top)  # type: ignore[arg-type]  # checked above and in __post_init__
+    top |= _members(given) | _contacts(given)
+    return Settings(exchange=ExchangeSettings(**exchange), transport=_sockets(given), **top)  # type: ignore[arg-type]  # checked above and in __post_init__
+
+
+def _sockets(given: Mapping[str, str]) -> TransportSettings:
+    sockets: dict[str, object] = {k.lower(): given[k] for k in ("BIND", "ADVERTISE", "CODEC", "LOOP") if k in given}
+    for name in ("INBOX_PORT", "BEAT_PORT"):
+        if name in given:
+            sockets[name.lower()] = _convert(name, given[name], int)
+    if text := given.get("PORT_RANGE", ""):
+        first, _, last = text.partition("-")
+        if not (first.isdigit() and last.isdigit()):
+            raise SettingsError(f"{PREFIX}PORT_RANGE is {text!r}: needs FIRST-LAST, as in 20000-32000")
+        sockets["port_range"] = int(first), int(last)
+    return TransportSettings(**sockets)  # type: ignore[arg-type]  # checked above and in __post_init__
+
+
+def _members(given: Mapping[str, str]) -> dict[str, object]:
+    if "ROSTER" in given and "MEMBERS" in given:
+        raise SettingsError(f"{PREFIX}ROSTER and {PREFIX}MEMBERS both name the members: give one of them")
+    if "ROSTER" in given:
+        return {"members": tuple(_read("ROSTER", given["ROSTER"]).decode().split())}
+    return {"members": parse_members(given["MEMBERS"])} if "MEMBERS" in given else {}
+
+
+def parse_members(text: str) -> tuple[str, ...]:
+    """Return the names in a list such as ``slurm.0..7,late.0``: a range holds both its ends.
+
+    Raises:
+        SettingsError: a range that runs backwards, or more than 65 536 names.
+    """
+    names: list[str] = []
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        first, last = (int(match[2]), int(match[3])) if match is not None else (0, 0)
+        if last < first or last - first + len(names) >= MOST_MEMBERS:
+            raise SettingsError(f"{PREFIX}MEMBERS has {part!r}: needs NAME or STEM.FIRST..LAST, {MOST_MEMBERS} at most")
+        names += [f"{match[1]}{n}" for n in range(first, last + 1)] if match is not None else part.split()
+    return tuple(names)
+
+
+def _contacts(given: Mapping[str, str]) -> dict[str, object]:
+    parts = [part for part in given.get("SEEDS", "").split(",") if part]
+    urls = [part for part in parts if "://" in part]
+    if len(urls) > 1:
+        raise SettingsError(f"{PREFIX}SEEDS has {' and '.join(urls)}: one folder or store at most")
+    found: dict[str, object] = {"rendezvous": urls[0]} if urls else {}
+    return found | {"seeds": tuple(_seed(part) for part in parts if part not in urls)} if parts else found
 
 
 def _seed(text: str) -> tuple[str, str]:

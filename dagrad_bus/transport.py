@@ -242,11 +242,8 @@ class Transport:
         self._router.set(zmq.ROUTER_MANDATORY, 1)
         self._beat = _socket(ctx, zmq.PUB, _LISTENING)
         self._beat.set(zmq.SNDHWM, 256)
-        host = settings.advertise or ("127.0.0.1" if settings.bind == "*" else settings.bind)
-        self.inbox = _bind(
-            self._router, "inbox", settings.bind, settings.inbox_port, host, settings.advertise_inbox_port
-        )
-        self.beat = _bind(self._beat, "beat", settings.bind, settings.beat_port, host, settings.advertise_beat_port)
+        self.inbox = _bind(self._router, "inbox", settings, settings.inbox_port, settings.advertise_inbox_port)
+        self.beat = _bind(self._beat, "beat", settings, settings.beat_port, settings.advertise_beat_port)
 
     def start(self, handler: Handler, fail: Callable[[Exception], None]) -> None:
         """Tell ``handler`` from now on what arrives, and ``fail`` what it raised.
@@ -298,14 +295,12 @@ class Transport:
 
     def disconnect(self, peer: NodeId) -> None:
         """Close the sockets towards ``peer``, if there are any."""
-        found = self._peers.pop(peer, None)
-        if found is not None:
+        if (found := self._peers.pop(peer, None)) is not None:
             found.close()
 
     def address_of(self, peer: NodeId) -> str | None:
         """Return the inbox endpoint connected to, or None."""
-        found = self._peers.get(peer)
-        return found.inbox if found else None
+        return found.inbox if (found := self._peers.get(peer)) else None
 
     def send(self, peer: NodeId, message: Message) -> int:
         """Send one message to ``peer`` and return its bytes; 0: nobody there or no room, nothing was taken."""
@@ -379,15 +374,27 @@ def _spread_reconnects(sock: zmq.Socket[bytes]) -> None:
     sock.set(zmq.RECONNECT_IVL_MAX, 4000 + secrets.randbelow(2000))
 
 
-def _bind(sock: zmq.Socket[bytes], what: str, address: str, port: int, host: str, told: int) -> str:
+def _bind(sock: zmq.Socket[bytes], what: str, settings: TransportSettings, port: int, told: int) -> str:
     """Bind and return the endpoint to tell others; ``told`` is the port it names, 0 the bound one."""
-    bracketed = f"[{address}]" if ":" in address else address
-    try:
-        sock.bind(f"tcp://{bracketed}:{port or '*'}")
-    except zmq.ZMQError as error:
-        if error.errno == zmq.EADDRINUSE:
-            hint = "is another worker using it? port 0 takes any free one"
-            raise PortInUse(f"cannot bind the {what} socket to {address}:{port}: {error.strerror} ({hint})") from None
-        raise StartError(f"cannot bind the {what} socket to {address}:{port}: {error.strerror}") from None
+    address, span = settings.bind, settings.port_range
+    ports = [port] if port or span is None else list(range(span[0], span[1] + 1))
+    secrets.SystemRandom().shuffle(ports)  # in order, workers that start together would all try the same ones
+    for at in ports:
+        try:
+            sock.bind(f"tcp://{f'[{address}]' if ':' in address else address}:{at or '*'}")
+            break
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EADDRINUSE:
+                raise StartError(f"cannot bind the {what} socket to {address}:{at}: {error.strerror}") from None
+    else:
+        raise _no_port(what, address, ports)
     bound = bytes(sock.get(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode().rpartition(":")[2]
+    host = settings.advertise or ("127.0.0.1" if address == "*" else address)
     return f"tcp://{f'[{host}]' if ':' in host else host}:{told or bound}"
+
+
+def _no_port(what: str, address: str, tried: Sequence[int]) -> StartError:
+    which = f"{address}:{tried[0]}" if len(tried) == 1 else f"{address}, ports {min(tried)} to {max(tried)}"
+    hint = "is another worker using it? port 0 takes any free one" if len(tried) == 1 else "widen DAGRAD_PORT_RANGE"
+    kind = PortInUse if len(tried) == 1 else StartError
+    return kind(f"cannot bind the {what} socket to {which}: Address already in use ({hint})")

@@ -40,7 +40,9 @@ from dagrad_bus.messages import (
     CHUNK,
     MAX_CHUNKS,
     MAX_FRAME,
+    MAX_LINKS,
     MAX_RECORDS,
+    NEVER_HEARD,
     Ack,
     AckInfo,
     Bye,
@@ -54,6 +56,11 @@ from dagrad_bus.messages import (
     Hello,
     HelloOk,
     Kind,
+    LinkPhase,
+    LinkReport,
+    LinkRole,
+    Links,
+    LinksReq,
     MemberState,
     Message,
     MessageType,
@@ -74,9 +81,9 @@ from dagrad_bus.schema import ACK, HEAD, MAX_NEIGHBOURS, MAX_RANGES, SCHEMA, TYP
 
 __all__ = [
     "ALL_ACCEPTED", "BUCKETS", "CHUNK", "GOSSIP_TOPIC", "HEARTBEAT_TOPIC", "MAGIC", "MAJOR", "MAX_CHUNKS", "MAX_FRAME",
-    "MAX_HEADER", "MAX_NEIGHBOURS", "MAX_RANGES", "MAX_RECORDS", "Ack", "AckInfo", "Bye", "ByeReason", "CorruptPayload",
-    "Data", "DataHead", "Error", "ErrorCode", "Gossip", "Heartbeat", "Hello", "HelloOk", "Kind", "MemberState",
-    "Message", "MessageType", "Nack", "NackCode", "Ping", "PingReq", "PingRes", "Pong", "PpDigest", "PpRecords",
+    "MAX_HEADER", "MAX_LINKS", "MAX_NEIGHBOURS", "MAX_RANGES", "MAX_RECORDS", "NEVER_HEARD", "Ack", "AckInfo", "Bye",
+    "ByeReason", "CorruptPayload", "Data", "DataHead", "Error", "ErrorCode", "Gossip", "Heartbeat", "Hello", "HelloOk",
+    "Kind", "LinkPhase", "LinkReport", "LinkRole", "Links", "LinksReq", "MemberState", "Message", "MessageType", "Nack", "NackCode", "Ping", "PingReq", "PingRes", "Pong", "PpDigest", "PpRecords",
     "Record", "StateRej", "StateRejection", "StateReq", "fit_records", "is_host", "pack", "parse", "peek",
 ]  # fmt: skip
 

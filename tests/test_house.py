@@ -15,7 +15,7 @@ UNTESTED = {
 }
 WHOLE = {"tests/test_docs.py", "tests/test_house.py", "tests/test_packaging.py", "tests/test_readme.py"}
 """Tests of no single source file; so are those below these folders:"""
-WHOLE_FOLDERS = ("tests/sim/", "tests/faults/", "tests/fuzz/", "tests/runs/", "tests/benchmarks/")
+WHOLE_FOLDERS = ("tests/sim/", "tests/faults/", "tests/fuzz/", "tests/runs/", "tests/cluster/", "tests/benchmarks/")
 LONGEST, LONG, SHORT_SHARE = 60, 30, 0.9
 FILE_LINES = 400
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "manager"}

@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 from dagrad_bus.errors import MalformedFrame, UsageError
 from dagrad_bus.ids import NodeId, Step
 from dagrad_bus.messages import (
+    MAX_LINKS,
     Gossip,
     Heartbeat,
+    LinkPhase,
+    LinkReport,
+    LinkRole,
+    Links,
+    LinksReq,
     MemberState,
     MessageType,
     PingRes,
@@ -199,3 +205,39 @@ def test_whether_a_target_answered_is_said_either_way() -> None:
 )  # fmt: skip
 def test_a_host_is_what_may_stand_in_an_endpoint(text: object, good: bool) -> None:
     assert is_host(text) is good
+
+
+LINK = LinkReport(NODE, LinkRole.NEIGHBOUR, LinkPhase.UP, 9, 1, 2, 8, 0, 1, 1 << 40, 7, 250, 3, 12)
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(
+        st.builds(
+            LinkReport, ids, st.sampled_from(LinkRole), st.sampled_from(LinkPhase), u64, u64, st.integers(0, 65535), u64,
+            u64, st.integers(0, U32), u64, u64, st.integers(0, U32), st.integers(0, U32), st.integers(0, U32),
+        ),
+        max_size=MAX_LINKS,
+    ).map(tuple)
+)  # fmt: skip
+def test_reports_of_links_come_back_and_fit_a_header(reports: tuple[LinkReport, ...]) -> None:
+    message = Links(7, len(reports), reports)
+    assert read(MessageType.LINKS, written(message)) == message
+    assert len(cast("bytes", msgpack.packb(fill({}, SCHEMA[MessageType.LINKS], message)))) <= 4096
+    assert read(MessageType.LINKS_REQ, written(LinksReq(U64))) == LinksReq(U64)
+
+
+@pytest.mark.parametrize("place", range(14))
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_report_with_a_wrong_field_is_refused(place: int, wrong: object) -> None:
+    (plain,) = written(Links(7, 1, (LINK,)))["ls"]
+    forged = (*plain[:place], wrong, *plain[place + 1 :])
+    with pytest.raises(MalformedFrame, match="ls"):
+        read(MessageType.LINKS, {"t": 7, "nl": 1, "ls": (forged,)})
+
+
+def test_a_message_has_at_most_so_many_reports() -> None:
+    (plain,) = written(Links(7, 1, (LINK,)))["ls"]
+    for wrong in ((plain,) * (MAX_LINKS + 1), ((),), (plain[:-1],), ((*plain, 0),), 5, ("x",)):
+        with pytest.raises(MalformedFrame):
+            read(MessageType.LINKS, {"t": 7, "nl": 1, "ls": wrong})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dagrad_bus.errors import SettingsError
 from dagrad_bus.settings import (
@@ -15,7 +18,9 @@ from dagrad_bus.settings import (
     LinkSettings,
     Settings,
     TransportSettings,
+    describe,
     from_environment,
+    parse_members,
 )
 
 OUT_OF_BOUNDS = [
@@ -58,9 +63,15 @@ OUT_OF_BOUNDS = [
     (TransportSettings, "inbox_port", 65536),
     (TransportSettings, "beat_port", -1),
     (TransportSettings, "flush", 11.0),
+    (TransportSettings, "port_range", (0, 10)),
+    (TransportSettings, "port_range", (10, 10)),
+    (TransportSettings, "port_range", (10, 65536)),
     (Settings, "degree", 3),
     (Settings, "degree", 0),
     (Settings, "name", "n" * 33),
+    (Settings, "rendezvous", "http://x:1/y"),
+    (Settings, "rendezvous", "torchstore://x/y"),
+    (Settings, "rendezvous", "file://"),
     (Settings, "members", ("a", "b")),
     (Settings, "members", ("local.0", "local.0")),
 ]
@@ -135,8 +146,59 @@ def test_files_are_read_and_names_taken(tmp_path: Path) -> None:
         ("KEY_FILE", "/no/such/file", "No such file"),
         ("DENSITY", "2", r"\(0, 1\]"),
         ("CODEC", "lzma", "needs one of"),
+        ("PORT_RANGE", "20000", "needs FIRST-LAST"),
+        ("PORT_RANGE", "30000-20000", "needs two ports"),
+        ("INBOX_PORT", "x", "needs int"),
+        ("INBOX_PORT", "70000", "to 65535"),
+        ("MEMBERS", "w.3..1", "STEM.FIRST..LAST"),
+        ("MEMBERS", "w.0..99999999", "65536 at most"),
+        ("MEMBERS", "w.0,w.0", "distinct"),
+        ("SEEDS", "10.0.0.1:5", "NAME@HOST:PORT"),
+        ("SEEDS", "file:///a,torchstore://h:1/p", "one folder or store"),
+        ("SEEDS", "ftp://h/x", "needs file://DIR"),
     ],
 )
 def test_a_wrong_environment_is_refused_by_name(name: str, value: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         from_environment({f"DAGRAD_{name}": value})
+
+
+def test_members_are_listed_by_name_and_by_range() -> None:
+    assert parse_members("slurm.0..3") == ("slurm.0", "slurm.1", "slurm.2", "slurm.3")
+    assert parse_members("a, b.2..2,node1.x") == ("a", "b.2", "node1.x")
+    found = from_environment({"DAGRAD_MEMBERS": "mpi.0..2", "DAGRAD_NAME": "mpi.1"})
+    assert found.members == ("mpi.0", "mpi.1", "mpi.2") and not found.joins
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a.", "b", "node1."]), st.integers(0, 50), st.integers(0, 20)), max_size=4))
+def test_a_range_holds_both_its_ends(parts: list[tuple[str, int, int]]) -> None:
+    text = ",".join(f"{stem}{first}..{first + more}" for stem, first, more in parts)
+    wanted = tuple(f"{stem}{n}" for stem, first, more in parts for n in range(first, first + more + 1))
+    assert parse_members(text) == wanted
+
+
+def test_members_are_named_once(tmp_path: Path) -> None:
+    (tmp_path / "roster").write_text("a\nb\n")
+    with pytest.raises(SettingsError, match="give one of them"):
+        from_environment({"DAGRAD_ROSTER": str(tmp_path / "roster"), "DAGRAD_MEMBERS": "a,b", "DAGRAD_NAME": "a"})
+
+
+def test_ports_are_read() -> None:
+    found = from_environment({"DAGRAD_PORT_RANGE": "20000-32000", "DAGRAD_INBOX_PORT": "5", "DAGRAD_BEAT_PORT": "6"})
+    assert (found.transport.port_range, found.transport.inbox_port, found.transport.beat_port) == ((20000, 32000), 5, 6)
+    assert from_environment({"DAGRAD_PORT_RANGE": ""}).transport.port_range is None
+
+
+def test_seeds_are_members_and_at_most_one_place() -> None:
+    found = from_environment({"DAGRAD_SEEDS": "w.0@10.0.0.1:5,file:///a/b,w.1@[fd00::2]:6,"})
+    assert found.seeds == (("w.0", "tcp://10.0.0.1:5"), ("w.1", "tcp://[fd00::2]:6"))
+    assert found.meeting_folder == Path("/a/b") and found.meeting_store is None
+    assert not found.is_alone
+    found = from_environment({"DAGRAD_SEEDS": "torchstore://[::1]:29500/dagrad/x/0"})
+    assert found.meeting_store == ("::1", 29500, "dagrad/x/0") and found.meeting_folder is None
+
+
+def test_what_run_json_says_of_the_settings_holds_no_secret() -> None:
+    text = json.dumps(describe(Settings(key=b"secret")))
+    assert "secret" not in text
+    assert json.loads(text)["exchange"]["density"] == 0.01

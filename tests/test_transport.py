@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 import zmq
 
-from dagrad_bus.errors import StartError
+from dagrad_bus.errors import PortInUse, StartError
 from dagrad_bus.ids import NodeId
 from dagrad_bus.settings import TransportSettings
 from dagrad_bus.transport import MAX_MESSAGE, ZERO_COPY, Outlet, Transport, open_transport
@@ -392,3 +392,38 @@ async def test_what_has_arrived_is_heard_at_once(until: Until, stack: ExitStack)
             time.sleep(0.01)  # noqa: ASYNC251  # the loop does not run meanwhile
             pair.b.hear_now()
         assert pair.ears_b.got
+
+
+def free_range(length: int) -> tuple[int, int]:
+    """Return ports in a row that were free a moment ago."""
+    for first in range(21_000, 32_000, length):
+        with ExitStack() as stack:
+            try:
+                for port in range(first, first + length):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first, first + length - 1
+    raise AssertionError("no free ports in a row")
+
+
+def test_ports_are_drawn_from_the_range_until_it_is_exhausted(stack: ExitStack) -> None:
+    first, last = free_range(5)
+    settings = TransportSettings(port_range=(first, last))
+    opened = [stack.enter_context(open_transport(A, settings)) for _ in range(2)]
+    ports = {int(end.rpartition(":")[2]) for one in opened for end in (one.inbox, one.beat)}
+    assert len(ports) == 4
+    assert all(first <= port <= last for port in ports)
+    with pytest.raises(StartError, match=f"beat socket to 127.0.0.1, ports {first} to {last}") as full:
+        stack.enter_context(open_transport(A, settings))
+    assert not isinstance(full.value, PortInUse)  # asking again in half a second would not help
+
+
+def test_a_fixed_port_stands_beside_the_range(stack: ExitStack) -> None:
+    first, last = free_range(4)
+    fixed = TransportSettings(port_range=(first + 1, last), inbox_port=first)
+    one = stack.enter_context(open_transport(A, fixed))
+    assert one.inbox == f"tcp://127.0.0.1:{first}"
+    assert first < int(one.beat.rpartition(":")[2]) <= last
+    with pytest.raises(PortInUse, match=f"127.0.0.1:{first}: Address already in use"):
+        stack.enter_context(open_transport(A, fixed))

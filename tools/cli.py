@@ -15,9 +15,18 @@ import click
 from dagrad_bus.errors import BusError, UsageError
 
 COMMANDS = {
-    "run": ("dagrad_bus.tools.run:run", "Train with N workers on this host."),
+    "run": ("dagrad_bus.tools.run:run", "Train with many workers, on this host or on others."),
+    "worker": ("dagrad_bus.tools.worker:worker", "Be one worker under srun, mpirun, torchrun or Kubernetes."),
+    "attach": ("dagrad_bus.tools.attach:attach", "Take over a run whose launcher has left or died."),
+    "stop": ("dagrad_bus.tools.attach:stop", "Stop a run: all its workers, on every host."),
     "join": ("dagrad_bus.tools.join:join", "Add a worker to a live run, or bring one back."),
+    "status": ("dagrad_bus.tools.status:status", "Show how a live run is, a line a worker."),
+    "peers": ("dagrad_bus.tools.peers:peers", "Show the live graph: what each link carries."),
+    "ping": ("dagrad_bus.tools.ping:ping", "Measure round trips to the workers of a live run."),
+    "logs": ("dagrad_bus.tools.logs:logs", "Show what workers printed, and follow it."),
     "soak": ("dagrad_bus.tools.soak:soak", "Play simulated runs with faults drawn from seeds."),
+    "doctor": ("dagrad_bus.tools.doctor:doctor", "Say what keeps a run from working, and the repair."),
+    "plan": ("dagrad_bus.tools.plan:plan", "Say what a run will send and need, before it runs."),
     "report": ("dagrad_bus.tools.report:report", "Show a finished run again: table, summary, figures."),
     "topology": ("dagrad_bus.tools.topology:topology", "Make, inspect, draw and compare graphs; rewire a run."),
 }

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from dagrad_bus.tools.tables import COLOURS, live_cells, live_table
-from dagrad_bus.workers.launch.local import Watcher, Worker
+from dagrad_bus.tools.tables import COLOURS, display_name, live_cells, live_table
+from dagrad_bus.workers.launch.outcome import Watcher, Worker
 
 Progress = Literal["auto", "table", "lines", "none"]
 _REFRESH = 0.25
@@ -35,16 +35,22 @@ class LinesWatcher:
         self._reports = reports
         self._interval = _REPORT if len(names) <= 8 else _REPORT_MANY
         self._due = time.monotonic() + self._interval
-        self._prefixes = {name: self._make_prefix(slot, name) for slot, name in enumerate(names)}
+        self._prefixes: dict[str, str] = {}
+        for name in names:
+            self._prefix(name)
 
-    def _make_prefix(self, slot: int, name: str) -> str:
-        if not self._out.isatty() or "NO_COLOR" in os.environ:
-            return f"{name}| "
-        return f"\x1b[{31 + (slot + 1) % 6}m{name}|\x1b[0m "
+    def _prefix(self, name: str) -> str:
+        """Return what stands before each line of ``name``; who comes later gets the next colour."""
+        if name not in self._prefixes:
+            shown = f"{display_name(name)}|"
+            if self._out.isatty() and "NO_COLOR" not in os.environ:
+                shown = f"\x1b[{31 + (len(self._prefixes) + 1) % 6}m{shown}\x1b[0m"
+            self._prefixes[name] = f"{shown} "
+        return self._prefixes[name]
 
     def show_line(self, name: str, text: str) -> None:
         """Print one line of a worker."""
-        self._write(self._out, f"{self._prefixes[name]}{text}\n")
+        self._write(self._out, f"{self._prefix(name)}{text}\n")
 
     def show_note(self, text: str) -> None:
         """Print one line of the launcher."""
@@ -84,7 +90,8 @@ class TableWatcher:
 
     def show_line(self, name: str, text: str) -> None:
         """Print one line of a worker above the table."""
-        self._pending.append(Text.assemble((f"{name}| ", self._styles[name]), Text.from_ansi(text)))
+        style = self._styles.setdefault(name, COLOURS[len(self._styles) % len(COLOURS)])
+        self._pending.append(Text.assemble((f"{display_name(name)}| ", style), Text.from_ansi(text)))
 
     def show_note(self, text: str) -> None:
         """Print one line of the launcher above the table."""

@@ -15,7 +15,7 @@ from dagrad_bus.tools.summary import Summary, read_records, summarize
 from dagrad_bus.tools.tables import make_console, print_failures, print_summary
 from dagrad_bus.workers.launch.folder import RunFolder, write_json
 from dagrad_bus.workers.launch.journal import Tail
-from dagrad_bus.workers.launch.local import Exit
+from dagrad_bus.workers.launch.outcome import Exit
 
 TAIL_LINES = 20
 

@@ -1,8 +1,7 @@
-"""``dagrad run``: train with N workers on this host."""
+"""``dagrad run``: train with N workers, on this host or on many."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import secrets
@@ -11,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,84 +18,79 @@ import click
 
 from dagrad_bus.errors import BusError, UsageError
 from dagrad_bus.settings import PREFIX, Settings, from_environment
-from dagrad_bus.tools.live import Progress, watching
-from dagrad_bus.tools.report import show_failures, write_report
-from dagrad_bus.tools.tables import make_console, print_summary
-from dagrad_bus.workers.launch.command import Command, resolve
-from dagrad_bus.workers.launch.environment import common_environment
-from dagrad_bus.workers.launch.folder import RunFolder, create, default_path
-from dagrad_bus.workers.launch.local import DEFAULT_PRELOAD, Launch, run_local
+from dagrad_bus.tools.finish import train_and_report
+from dagrad_bus.tools.rehearsal import show_rehearsal
+from dagrad_bus.tools.run_options import exchange_options, launch_options
+from dagrad_bus.workers.launch.berths import Reach, describe, host_berths, local_berth
+from dagrad_bus.workers.launch.brief import Berth, Launch
+from dagrad_bus.workers.launch.command import CommandNotFound, resolve
+from dagrad_bus.workers.launch.environment import common_environment, portable
+from dagrad_bus.workers.launch.folder import RunFolder, create, default_path, mark_process
+from dagrad_bus.workers.launch.hostfile import Host, first, oversubscribe, parse_file, parse_list, select
+from dagrad_bus.workers.launch.orders import RestartPolicy, Start
+from dagrad_bus.workers.launch.rsync import copy_to_hosts
+from dagrad_bus.workers.launch.ssh import is_local
 
-MOST_WORKERS = 512
-_EXCHANGE = (
-    ("rule", "state|gradient|local", "Exchange rule; local trains without any exchange."),
-    ("density", "SHARE", "Share of the model in one frame, (0, 1].  [0.01]"),
-    ("block", "N", "Elements a block, a power of two; 0 chooses by model size.  [0]"),
-    ("interval", "STEPS", "Local steps between two exchanges.  [1]"),
-    ("fanout", "N", "Neighbours that get each frame; 0 means all.  [0]"),
-    ("choice", "random|complementary|similar", "How they are drawn: by chance, or by how peers move.  [random]"),
-    ("explore", "N", "Members beyond the neighbours to hold a link with, 0 to 2.  [0]"),
-    ("w0", "WEIGHT", "Weight of one fresh version against the own value, (0, 1).  [0.65]"),
-    ("tau", "STEPS", "Age up to which a version counts fully; 0 tunes it.  [0]"),
-    ("age-power", "P", "Beyond tau the weight falls as (tau / age)^P; 0 is off.  [1]"),
-    ("clip", "X", "A frame moves values by at most X times their own norm.  [2]"),
-    ("refresh", "SHARE", "Share of each frame that goes round robin over all blocks.  [0.0625]"),
-    ("dirty", "SHARE", "At most this share of each frame repeats what a link missed.  [0.5]"),
-    ("wire", "f32|f16|bf16|int8", "Value type on the wire.  [bf16]"),
-    ("degree", "N", "Neighbours of each worker in the graph, even.  [4]"),
-    ("topology", "KIND", "Graph to start with: hash-rings, ring or complete.  [hash-rings]"),
-    ("seed", "N", "Seed of the exchange's random choices.  [0]"),
-    ("codec", "auto|raw|zlib|blosc2", "Compression of frames.  [auto]"),
-    ("loop", "uvloop|asyncio", "Event loop of the bus.  [uvloop]"),
-)
-"""Option, metavar, help. Values are checked by ``dagrad_bus.settings`` and travel as DAGRAD_<OPTION>."""
+ON_THIS_HOST = 2
+"""Workers where nothing says how many."""
 
 
-def _exchange_options(function: Callable[..., None]) -> Callable[..., None]:
-    for name, metavar, text in reversed(_EXCHANGE):
-        function = click.option(f"--{name}", f"exchange_{name.replace('-', '_')}", metavar=metavar, help=text)(function)
-    return function
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was asked for, checked, before anything is made or started."""
+
+    words: tuple[str, ...]
+    hosts: tuple[Host, ...]
+    """Empty: this one, without a host file."""
+    count: int
+    """Workers, where there are no hosts."""
+    name: str
+    """Of each of those, its number left out."""
+    base: dict[str, str]
+    """Environment of an agent on this host."""
+    env: dict[str, str]
+    """What all workers get over their host's own."""
+    settings: Settings
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all workers."""
+        if not self.hosts:
+            return [self.name.format(number) for number in range(self.count)]
+        return [f"{host.label}.{slot}" for host in self.hosts for slot in host.slot_numbers]
 
 
 @click.command(
     context_settings={
         "help_option_names": ["-h", "--help"],
         "allow_interspersed_args": False,  # all after the command's first word is the command's
-        "max_content_width": 100,
+        "max_content_width": 110,
     },
     options_metavar="[OPTIONS]",
 )
-@click.option("-n", "--workers", type=click.IntRange(1, MOST_WORKERS), default=2, show_default=True, help="Processes.")
 @click.option("-m", "as_module", is_flag=True, help="The command is a module of Python, as in python -m.")
-@click.option("--dir", "directory", type=click.Path(path_type=Path), help="Run folder.  [runs/<time>-<id>]")
-@_exchange_options
-@click.option("--grace", type=click.FloatRange(0, 3600), default=10.0, show_default=True, metavar="S",
-              help="Seconds a worker has to stop before it is killed.")  # fmt: skip
-@click.option("--progress", type=click.Choice(["auto", "table", "lines", "none"]), default="auto", show_default=True,
-              help="Live table, a line a worker every few seconds, or nothing.")  # fmt: skip
-@click.option("--figures/--no-figures", default=True, show_default=True, help="Draw figures at the end.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary to stdout, all else to stderr.")
-@click.option("--spawn", is_flag=True, help="One new interpreter a worker instead of forks of a warm one.")
-@click.option("--preload", multiple=True, metavar="MOD",
-              help="Also import MOD once before forking; 'none' drops the usual list.")  # fmt: skip
-@click.option("--keep-rank-env", is_flag=True, help="Leave RANK, WORLD_SIZE and their kin in the environment.")
+@launch_options
+@exchange_options
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND [ARGS]...")
 def run(words: tuple[str, ...], as_module: bool, **options: Any) -> None:
-    """Train with N workers on this host and report what happened.
+    """Train with many workers and report what happened.
 
     The first word that is no option of ours begins COMMAND; everything after it is COMMAND's own. A .py file and
     -m MODULE are run by this Python, anything else as it is.
 
     \b
-    dagrad run -n 8 -- python -m dagrad_bus.workers.digits
+    dagrad run -n 8 -- python -m dagrad_bus.workers.digits       # on this host
     dagrad run -n 4 train.py --lr 0.1
-    dagrad run -n 4 --density 0.05 --wire f16 -m mypackage.train --epochs 3
+    dagrad run -H node1:4,node2:4 train.py                       # on others, by ssh
+    dagrad run --hostfile hosts --dry-run train.py               # look first
+    dagrad run --on slurm -n 32 train.py                         # inside a job, or as one
     dagrad run -n 2 --dir runs/a --json --progress none train.py > summary.json
 
-    Ctrl-C stops all workers, twice kills them. A worker that fails leaves the others running.
+    Ctrl-C stops all workers, twice kills them. A worker that fails leaves the others running and is started again.
+    SIGUSR1 and SIGUSR2 are passed on; SIGHUP reads the host file again.
 
-    Exit code: 0 all good; a worker's own (128 + signal) of the first that failed; 130, 143 stopped; 127 no such
-    command; 2 bad option; 125 a fault of dagrad itself.
+    Exit code: 0 all good; a worker's own (128 + signal) of the first that failed for good; 130, 143 stopped; 3 hosts
+    cannot be reached; 127 no such command; 2 bad option; 125 a fault of dagrad itself.
     """  # noqa: D301  # the backspace keeps click from filling a paragraph
     try:
         code = _run(("-m", *words) if as_module and words else words, options)
@@ -104,7 +98,7 @@ def run(words: tuple[str, ...], as_module: bool, **options: Any) -> None:
         raise
     except BusError as error:
         click.echo(f"dagrad: {error}", err=True)
-        code = getattr(error, "code", 125)
+        code = error.code if isinstance(error, CommandNotFound) else 125
     except Exception:  # noqa: BLE001  # the outermost line: whatever it is, it is ours, and not a worker's exit code
         traceback.print_exc()
         click.echo("dagrad: this is a fault of dagrad itself, please report it", err=True)
@@ -113,45 +107,123 @@ def run(words: tuple[str, ...], as_module: bool, **options: Any) -> None:
 
 
 def _run(words: Sequence[str], options: Mapping[str, Any]) -> int:
-    command = resolve(words, cwd=Path.cwd())
-    names = tuple(f"local.{slot}" for slot in range(options["workers"]))
-    env = common_environment(os.environ, workers=len(names), keep_ranks=options["keep_rank_env"])
+    engine = _choose_engine(options, os.environ)
+    if engine == "slurm":
+        from dagrad_bus.tools.run_slurm import run_on_slurm
+
+        return run_on_slurm(words, options)
+    plan = _make_plan(words, options, label="ray-{}.0" if engine == "ray" else "local.{}")
+    if engine == "ray" and options["detach"]:
+        raise UsageError("--detach cannot work on Ray: its actors end with the launcher")
+    if options["dry_run"]:
+        show_rehearsal(plan.names, plan.hosts, plan.words, plan.env, options)
+        return 0
+    if options["sync"] is not None:
+        copy_to_hosts(options["sync"], plan.hosts, config=options["ssh_config"])
+    folder, run_id = _make_folder(plan, options)
+    if engine == "ray":
+        from dagrad_bus.tools.run_ray import run_on_ray
+
+        start = replace(_make_start(plan, folder, run_id, options), lease=0.0)
+        return run_on_ray(folder, start, options)
+    launch = _make_launch(plan, folder, run_id, options)
+    return train_and_report(launch, plan.names, options)
+
+
+def _choose_engine(options: Mapping[str, Any], environ: Mapping[str, str]) -> str:
+    """Return who starts the workers."""
+    engine: str = options["engine"]
+    has_hosts = options["host_list"] is not None or options["hostfile"] is not None
+    if engine in {"auto", "ssh"} and has_hosts:
+        return "ssh"
+    if engine == "ssh":
+        raise UsageError("--on ssh needs hosts: -H a:2,b:2 or --hostfile FILE")
+    if has_hosts:
+        raise UsageError(f"--on {engine} chooses the hosts itself: leave -H and --hostfile out")
+    inside = "SLURM_JOB_ID" in environ and "SLURM_STEP_ID" not in environ
+    return ("slurm" if inside else "local") if engine == "auto" else engine
+
+
+def _make_plan(words: Sequence[str], options: Mapping[str, Any], *, label: str) -> Plan:
+    hosts = read_hosts(options)
+    here = Path.cwd()
+    if not hosts:
+        words = resolve(words, cwd=here).words  # what is wrong is said before anything is made
+    elif not words:
+        raise UsageError("no command given: dagrad run --hostfile FILE train.py")
+    slots = options["workers"] or ON_THIS_HOST
+    base = common_environment(os.environ, workers=slots, keep_ranks=options["keep_rank_env"])
+    if hosts:
+        base = common_environment(os.environ, workers=1, keep_ranks=options["keep_rank_env"])
+    env = portable(
+        os.environ, options["env_words"], options["env_files"], everything=bool(hosts) and options["export_all"]
+    )
     env |= {PREFIX + name[9:].upper(): value for name, value in options.items()
             if name.startswith("exchange_") and value is not None}  # fmt: skip
-    env.setdefault(f"{PREFIX}BIND", "127.0.0.1")
-    settings = from_environment(env)
-    folder, env = _make_folder(command, names, settings, env, options["directory"])
-    launch = Launch(
-        folder=folder,
-        names=names,
-        command=command,
-        cwd=Path.cwd(),
-        env=env,
-        preload=choose_preload(command, options["preload"]),
-        fork=not options["spawn"],
-        grace=options["grace"],
-    )
-    return _train_and_report(launch, options["progress"], as_json=options["as_json"], figures=options["figures"])
+    if not all(is_local(host) for host in hosts):
+        env.setdefault(f"{PREFIX}PORT_RANGE", options["port_range"])
+    else:
+        base.setdefault(f"{PREFIX}BIND", "127.0.0.1")
+    settings = from_environment({**base, **env})
+    return Plan(tuple(words), tuple(hosts), slots, label, base, env, settings)
 
 
-def _make_folder(
-    command: Command, names: Sequence[str], settings: Settings, env: Mapping[str, str], path: Path | None
-) -> tuple[RunFolder, dict[str, str]]:
-    """Make the run folder; return it and the workers' environment that points to it."""
+def read_hosts(options: Mapping[str, Any], *, taken: Mapping[str, str] | None = None) -> tuple[Host, ...]:
+    """Return the hosts that the options name, none for a run on this host.
+
+    Args:
+        options: of the command line.
+        taken: labels of hosts known before, which they keep.
+
+    Raises:
+        UsageError: a host file with mistakes, all of them listed; a filter that leaves nothing.
+    """
+    name, given, wanted = options["hostfile"], options["host_list"], options["workers"]
+    if name is not None and given is not None:
+        raise UsageError("--hostfile and -H are two lists of hosts: give one")
+    if name is None and given is None:
+        return ()
+    found = parse_list(given, taken=taken) if given is not None else parse_file(_read(name), name, taken=taken)
+    for note in found.notes if taken is None else ():
+        click.echo(f"dagrad: {note}", err=True)
+    hosts = select(found.hosts, options["include"] or "", options["exclude"] or "")
+    if wanted is not None:
+        more = wanted > sum(host.slots for host in hosts) and options["oversubscribe"]
+        hosts = oversubscribe(hosts, wanted) if more else first(hosts, wanted)
+    return tuple(replace(host, cwd=host.cwd or options["cwd"] or os.getcwd()) for host in hosts)
+
+
+def _read(name: str) -> bytes:
+    if name == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{name}: {error.strerror}") from None
+
+
+def _make_folder(plan: Plan, options: Mapping[str, Any]) -> tuple[RunFolder, str]:
+    """Make the run folder; return it and the run's id."""
     run_id, now = secrets.token_hex(8), time.time()
     facts = {
         "created": now,
-        "command": command.words,
-        "settings": _describe(settings),
+        "command": plan.words,
+        "settings": _describe(plan.settings),
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "cwd": os.getcwd(),
         "launcher": os.getpid(),
-        "omp_threads": env["OMP_NUM_THREADS"],
+        "launcher_mark": mark_process(os.getpid()),
+        "omp_threads": plan.base.get("OMP_NUM_THREADS", "1"),
+        "hosts": describe(plan.hosts),
+        "launch": {name: options[name] for name in ("grace", "lease", "detach")}
+        | {"ssh_config": str(options["ssh_config"].absolute()) if options["ssh_config"] else None},
     }
-    folder = create(path or default_path(run_id, now=now), run=run_id, names=names, facts=facts)
-    ours = {"RUN": run_id, "RUN_DIR": folder.path, "ROSTER": folder.roster, "KEY_FILE": folder.key}
-    return folder, {**env, **{PREFIX + name: str(value) for name, value in ours.items()}}
+    path = options["directory"] or default_path(run_id, now=now)
+    folder = create(path, run=run_id, names=plan.names, facts=facts)
+    if options["log_dir"] is not None:
+        folder.keep_logs_in(options["log_dir"].absolute(), plan.names)
+    return folder, run_id
 
 
 def _describe(settings: Settings) -> dict[str, object]:
@@ -165,30 +237,62 @@ def _describe(settings: Settings) -> dict[str, object]:
     }
 
 
-def choose_preload(command: Command, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Return the modules a nursery imports before it forks.
+def _make_start(plan: Plan, folder: RunFolder, run_id: str, options: Mapping[str, Any]) -> Start:
+    """Return what every host is told."""
+    policy = RestartPolicy(
+        on_failure="restart" if options["on_failure"] == "restart" else "continue",
+        most=options["max_restarts"],
+        wedged=options["restart_wedged"],
+    )
+    lease = -1.0 if options["detach"] else options["lease"] if plan.hosts else 0.0
+    return Start(
+        run=run_id,
+        host="",
+        key=folder.key.read_text().strip(),
+        roster=plan.names,
+        command=list(plan.words),
+        cwd=os.getcwd(),
+        env=plan.env,
+        keep_ranks=options["keep_rank_env"],
+        fork=not options["spawn"],
+        preload=list(options["preload"]),
+        split=options["log_dir"] is not None,
+        grace=options["grace"],
+        lease=lease,
+        restart=policy,
+    )
 
-    Args:
-        command: its own module is added where it belongs to this package, as importing it does nothing else.
-        wanted: the user's; commas separate too, ``none`` drops the usual list.
-    """
-    names = [name for text in wanted for name in text.split(",") if name]
-    usual = () if "none" in names else DEFAULT_PRELOAD
-    own = (command.target,) if command.kind == "module" and command.target.startswith("dagrad_bus.") and usual else ()
-    return tuple(dict.fromkeys([*usual, *own, *(name for name in names if name != "none")]))
+
+def _make_launch(plan: Plan, folder: RunFolder, run_id: str, options: Mapping[str, Any]) -> Launch:
+    reach = Reach(
+        folder=folder.path,
+        env=plan.base,
+        ssh_config=options["ssh_config"],
+        python=options["python"] or "",
+        outlives=options["detach"],
+    )
+    berths = host_berths(plan.hosts, reach) if plan.hosts else [local_berth(plan.count, reach)]
+    return Launch(
+        folder=folder,
+        berths=berths,
+        start=_make_start(plan, folder, run_id, options),
+        min_workers=options["min_workers"],
+        min_success=options["min_success"],
+        abort=options["on_failure"] == "abort",
+        detach=options["detach"],
+        reread=_rereader(plan.hosts, reach, options),
+    )
 
 
-def _train_and_report(launch: Launch, progress: Progress, *, as_json: bool, figures: bool) -> int:
-    console = make_console(to_stderr=as_json)
-    notes = make_console(to_stderr=True)
-    click.echo(f"dagrad: {len(launch.names)} workers, run folder {launch.folder.path}", err=True)
-    with watching(progress, console, launch.names) as watcher:
-        outcome = run_local(launch, watcher)
-    launch.folder.update_run(ended=time.time(), start_seconds=outcome.start_seconds, exits=outcome.describe_exits())
-    run = launch.folder.read_run()
-    summary = write_report(launch.folder, run, figures=figures, notes=notes)
-    print_summary(console, summary)
-    if as_json:
-        click.echo(json.dumps(summary.to_json(), indent=2))
-    show_failures(notes, launch.folder, run)
-    return outcome.exit_code
+def _rereader(hosts: Sequence[Host], reach: Reach, options: Mapping[str, Any]) -> Callable[[], Sequence[Berth]] | None:
+    """Return what reads the host file again; None where there is none, or it was stdin."""
+    if options["hostfile"] in {None, "-"}:
+        return None
+    labels = {host.host: host.label for host in hosts}
+
+    def read_again() -> Sequence[Berth]:
+        found = read_hosts(options, taken=labels)
+        labels.update({host.host: host.label for host in found})
+        return host_berths(found, reach)
+
+    return read_again

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dagrad_bus.tools.summary import Summary, WorkerSummary, histogram_median
 from dagrad_bus.workers.launch.journal import Record
-from dagrad_bus.workers.launch.local import Exit, Worker
+from dagrad_bus.workers.launch.outcome import Exit, Worker
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_cyan", "bright_magenta", "bright_green")
 """Colours of the workers' names, in turn."""
@@ -23,6 +23,8 @@ _STATES = {
     "starting": "yellow",
     "waiting": "dim",
     "stopped": "yellow",
+    "restarting": "yellow",
+    "cut off": "yellow",
     "unknown": "yellow",
 }
 _MIXING = {"mixed": "green", "drifting": "bold yellow", "not mixed": "bold red", "unknown": "bold yellow"}
@@ -34,6 +36,12 @@ def make_console(*, to_stderr: bool = False) -> Console:
     """Return a console; where it is no terminal, wide enough for the tables."""
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=False)
     return console if console.is_terminal else Console(stderr=to_stderr, highlight=False, width=_PLAIN_WIDTH)
+
+
+def display_name(name: str) -> str:
+    """Return ``host:slot`` for the worker ``host.slot``, as it stands before each line of its output."""
+    host, _, slot = name.rpartition(".")
+    return f"{host}:{slot}" if host and slot.isdigit() else name
 
 
 def format_number(value: float | None, digits: int = 1) -> str:

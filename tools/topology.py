@@ -106,14 +106,17 @@ def generate(kind: str, size: int | None, degree: int, seed: int, output: Path |
               help="Draws of the dead, for each share of deaths.")  # fmt: skip
 @_as_json()
 def inspect(source: str, size: int | None, degree: int, seed: int, trials: int, as_json: bool) -> None:
-    """Show how fast SOURCE (a file, or a kind) mixes, how far apart workers are, what deaths and liars do to it.
+    """Show how fast SOURCE mixes, how far apart its workers are, what deaths and liars do to it.
+
+    SOURCE is a file, a kind, or the folder of a live run: then it is the graph of those present, as workers compute it.
 
     \b
     dagrad topology inspect hash-rings -n 64
     dagrad topology inspect racks.graphml
+    dagrad topology inspect runs/a
     dagrad topology inspect exponential -n 48 --json | jq .gap
 
-    Exit code: 0 connected; 1 it falls into parts; 2 no such graph, or a file that is none.
+    Exit code: 0 connected; 1 it falls into parts; 2 no such graph, or a file that is none; 3 no worker answers.
     """  # noqa: D301
     from dagrad_bus.tools.topology_tables import inspection
     from dagrad_bus.topology.spectrum import spectrum
@@ -249,7 +252,8 @@ def rewire(run_dir: Path, dry_run: bool, timeout: float, as_json: bool, **wanted
     dagrad topology rewire runs/a --kind random-regular --seed 7
     dagrad topology rewire runs/a --graph racks.graphml
 
-    Exit code: 0 all workers have the new graph, or --dry-run; 1 some did not follow in time; 2 no such graph or run.
+    Exit code: 0 all workers have the new graph, or --dry-run; 1 some did not follow in time; 2 no such graph or run;
+    3 no worker answers.
     """  # noqa: D301
     from dagrad_bus.tools.topology_rewire import rewire_run
 
@@ -275,7 +279,12 @@ def _load(source: str, size: int | None, degree: int, seed: int) -> Topology:
     if "." not in source and not Path(source).exists():
         raise UsageError(f"{source!r} is neither a file nor a kind: {', '.join(KINDS)}")
     if size is not None:
-        raise UsageError(f"{source} is a file: it says itself how many workers it has, leave --size out")
+        what = "run" if Path(source).is_dir() else "file"
+        raise UsageError(f"{source} is a {what}: it says itself how many workers it has, leave --size out")
+    if Path(source).is_dir():
+        from dagrad_bus.tools.topology_rewire import live_topology
+
+        return live_topology(Path(source).absolute())
     return read(Path(source))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dagrad_bus.errors import UsageError
 from dagrad_bus.ids import NodeId, derive_node_id
 from dagrad_bus.topology.formats import read
+from dagrad_bus.topology.graph import Topology
 from dagrad_bus.topology.kinds import KINDS, generate
 from dagrad_bus.topology.live import GraphKind, TopologySpec, edges
 from dagrad_bus.topology.repair import Edge
@@ -90,6 +91,21 @@ def rewire_run(path: Path, wanted: Mapping[str, Any], *, dry_run: bool, timeout:
     return replace(
         done, version=outcome.version, adopted=outcome.adopted, silent=outcome.silent, seconds=outcome.seconds
     )
+
+
+def live_topology(path: Path, timeout: float = 5.0) -> Topology:
+    """Return the graph of those present in the live run in ``path``, by its rule and their member table.
+
+    Raises:
+        UsageError: no run folder.
+        NobodyAnswers: the run is over.
+    """
+    folder = RunFolder(path)
+    members, spec = _from_workers(folder, folder.read_run(), timeout)
+    ids = list(members.values())
+    graph = _stored(folder, spec.graph) if spec.kind == "static" else None
+    made = to_topology(_describe(spec), ids, edges(ids, spec, graph))
+    return Topology(made.kind, made.rounds, tuple(members))
 
 
 def _look_at(folder: RunFolder, run: Mapping[str, Any], timeout: float) -> tuple[Members, TopologySpec]:

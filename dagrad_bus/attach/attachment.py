@@ -25,6 +25,7 @@ from dagrad_bus.attach.port import Port, Silent
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.attach.rules import KINDS, Rule, make_rule, restore
 from dagrad_bus.attach.sampling import Sampler
+from dagrad_bus.attach.store import open_rendezvous
 from dagrad_bus.attach.transfer import Transfer
 from dagrad_bus.checksum import crc32c
 from dagrad_bus.errors import BusClosed, UsageError
@@ -310,7 +311,8 @@ def attach(
 def _start(settings: Settings, replica: Replica) -> Port:
     from dagrad_bus.handoff import BusThread  # starts sockets and a thread: only where there are peers
 
-    return BusThread(settings, replica.layout)
+    settings, place = open_rendezvous(settings)
+    return BusThread(settings, replica.layout, place)
 
 
 def _warn_about_world(environ: Mapping[str, str]) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dagrad_bus.bus.contact import Contact
+from dagrad_bus.bus.link_reports import answer
 from dagrad_bus.errors import UsageError
 from dagrad_bus.events import MemberEvent, PeerNews
 from dagrad_bus.ids import NodeId, Step
@@ -23,7 +25,7 @@ from dagrad_bus.membership import (
     Superseded,
     Tell,
 )
-from dagrad_bus.wire import Gossip, MemberState
+from dagrad_bus.wire import Gossip, LinksReq, MemberState, StateRej, StateReq
 
 if TYPE_CHECKING:
     from dagrad_bus.bus.node import Node
@@ -69,6 +71,22 @@ class Affairs:
                     self._changed(action)
                 case _:
                     self._rare(action)
+
+    def asked(self, contact: Contact, message: StateReq | StateRej | LinksReq) -> None:
+        """Pass on what concerns the owner, and tell of the links who wants to know."""
+        node = self._node
+        match message:
+            case StateReq():
+                node.outlook.requests.append((contact.peer, message))
+                node.outlook.tell()
+            case StateRej():
+                node.outlook.rejections.append((contact.peer, message))
+                node.outlook.tell()
+            case LinksReq():
+                contact.used_at = node.now
+                for part in answer(contact, message, node.contacts, node.mailbox.waiting, node.now):
+                    contact.queue(part)
+                node.act(contact, [])
 
     def note(self, action: LinkUp | Left | Rejected | Stalled | Dropped) -> None:
         """Count what a link said that needs nothing else done, and pass on what is rare."""

@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Protocol
 
+from dagrad_bus.bus.tally import Tally
 from dagrad_bus.codec import Codec
 from dagrad_bus.events import LinkState, Send
 from dagrad_bus.ids import NodeId
@@ -84,6 +85,7 @@ class Contact:
         self.used_at = 0.0
         """When it was last needed for anything else."""
         self.sent_bytes = 0
+        self.tally = Tally()
         self.connected = False
         self._hello = hello
         self._port = port
@@ -183,6 +185,7 @@ class Contact:
             if not self._send(chunk):
                 break
             self.out.chunk_sent(now)
+            self.tally.bytes_sent += len(chunk.payload)
             moved = True
             if chunk.ack is not None and self.incoming is not None:
                 self.incoming.ack_sent()

@@ -25,6 +25,7 @@ from dagrad_bus.codec import Value, to_wire
 from dagrad_bus.errors import BusClosed, UsageError
 from dagrad_bus.events import Arrival, LinkState, MemberEvent, Outgoing, Selection
 from dagrad_bus.ids import JobId, NodeId, Step, derive_node_id
+from dagrad_bus.rendezvous import Rendezvous
 from dagrad_bus.settings import Settings
 from dagrad_bus.topology.live import TopologySpec
 from dagrad_bus.wire import Kind, Record
@@ -38,14 +39,15 @@ class Bus:
     Args:
         settings: who this worker is and whom it talks to; :func:`dagrad_bus.from_environment` reads ``DAGRAD_*``.
         layout: what is exchanged, or just the number of float32 elements of a flat vector.
+        rendezvous: where addresses are told beside the folders of the settings.
     """
 
-    def __init__(self, settings: Settings, layout: Layout | int) -> None:
+    def __init__(self, settings: Settings, layout: Layout | int, rendezvous: Rendezvous | None = None) -> None:
         if isinstance(layout, int):
             block = settings.exchange.block or choose_block(layout)
             layout = Layout((Entry("vector", (layout,), "float32"),), (), block)
         self.layout = layout
-        self._engine = Engine(settings, layout)
+        self._engine = Engine(settings, layout, rendezvous)
         self._engine.outlook.on_change = self._changed
         self._jobs = 0
         self._waiting: dict[tuple[JobId, NodeId], asyncio.Future[bool]] = {}

@@ -27,7 +27,7 @@ from dagrad_bus.bus.intake import Intake
 from dagrad_bus.bus.node import Node
 from dagrad_bus.bus.outlook import Outlook
 from dagrad_bus.bus.upkeep import Upkeep
-from dagrad_bus.errors import DiskFull, PortInUse, RemoteError
+from dagrad_bus.errors import DiskFull, PortInUse, RemoteError, RendezvousLost, UsageError
 from dagrad_bus.events import Outgoing
 from dagrad_bus.ids import NodeId
 from dagrad_bus.link import LinkUp, Packed, Rejected
@@ -35,7 +35,7 @@ from dagrad_bus.log import get_logger
 from dagrad_bus.mailbox import Mailbox
 from dagrad_bus.membership import GraphMissing, MemberChanged, SpecChanged
 from dagrad_bus.metrics import Metrics
-from dagrad_bus.rendezvous import Address, find_graph, publish
+from dagrad_bus.rendezvous import Address, Folder, Rendezvous, find_graph
 from dagrad_bus.settings import Settings
 from dagrad_bus.topology.live import TopologySpec
 from dagrad_bus.topology.static import StaticGraph
@@ -57,13 +57,23 @@ class Engine:
     Args:
         settings: who this worker is and whom it talks to.
         layout: what is exchanged; peers with another one are refused.
+        rendezvous: where addresses are told beside the folders of the settings; a store that these name must be
+            handed in.
+
+    Raises:
+        UsageError: it is not.
     """
 
     node: Node
     outlook: Outlook
     metrics: Metrics
 
-    def __init__(self, settings: Settings, layout: Layout) -> None:
+    def __init__(self, settings: Settings, layout: Layout, rendezvous: Rendezvous | None = None) -> None:
+        if settings.meeting_store is not None and rendezvous is None:
+            raise UsageError(f"{settings.rendezvous} is opened by dagrad_bus.attach: hand a bus its rendezvous")
+        folders = [folder for folder in (settings.directory, settings.meeting_folder) if folder is not None]
+        self.places: list[Rendezvous] = [*map(Folder, folders), *([rendezvous] if rendezvous is not None else [])]
+        """Where addresses are told, without those that were lost."""
         self.settings = settings
         self.layout = layout
         self.mailbox = Mailbox(settings.link)
@@ -105,6 +115,9 @@ class Engine:
         self._stack.callback(self._alarm.disarm)  # first in, last out: until then something may arm it again
         self.transport = await self._open_transport()
         self.threads = self._stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="dagrad-coder"))
+        self.readers = ThreadPoolExecutor(2, thread_name_prefix="dagrad-rendezvous")
+        self._stack.callback(self.places.clear)  # a store's connection ends with it
+        self._stack.callback(self.readers.shutdown, wait=False, cancel_futures=True)  # a name server may take long
         self._encoder = Bench(self.threads, self._pack, self._submit)
         self._intake = Intake(self)
         self._upkeep = Upkeep(self)
@@ -120,7 +133,8 @@ class Engine:
         node.tick(now)
         self._alarm.arm(node.due)
         group = await self._stack.enter_async_context(asyncio.TaskGroup())
-        jobs = (self._watch, self._upkeep.watch_lag, self._upkeep.find_peers, self._encoder.run, self._intake.run)
+        jobs = (self._watch, self._upkeep.watch_lag, self._upkeep.find_peers, self._upkeep.ask_seeds,
+                self._encoder.run, self._intake.run)  # fmt: skip
         self._tasks = [group.create_task(job(), name=f"dagrad.{job.__qualname__}") for job in jobs]
         self._stack.push_async_exit(self._leave)
 
@@ -149,15 +163,22 @@ class Engine:
         return find_graph(self.settings.directory, digest) if self.settings.directory is not None else None
 
     async def _announce(self) -> None:
-        folder = self.settings.directory
-        if folder is None:
-            return
         inbox, beat = self.transport.inbox, self.transport.beat
         mine = Address(name=self.settings.name, pid=os.getpid(), epoch=self.identity.epoch, inbox=inbox, beat=beat)
-        try:
-            await self.loop.run_in_executor(self.threads, publish, folder, mine)
-        except DiskFull as error:  # a restart finds the others, and greets them with its address
-            self.log.warning("address_not_written", why=str(error))
+        for place in list(self.places):
+            try:
+                await self.loop.run_in_executor(self.readers, place.publish, mine)
+            except DiskFull as error:  # a restart finds the others, and greets them with its address
+                self.log.warning("address_not_written", why=str(error))
+            except RendezvousLost as error:
+                self.lost(place, error)
+
+    def lost(self, place: Rendezvous, error: RendezvousLost) -> None:
+        """Go on without a place that is gone: members tell each other's addresses."""
+        if place in self.places:
+            self.places.remove(place)
+            self.metrics.count("rendezvous_lost")
+            self.log.warning("rendezvous_lost", place=place.place, why=str(error))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -271,6 +292,16 @@ class Engine:
         now = self.loop.time()
         self.node.contacts.reach(peer, now, (inbox, beat))
         self._flush()
+
+    def turn_to(self, peer: NodeId) -> None:
+        """Compare tables with a member that is connected; one that did not take the greeting is greeted again."""
+        contact, membership = self.node.contacts.reach(peer, self.loop.time()), self.node.membership
+        record = membership.record_of(peer)
+        if record is not None and record.epoch:
+            self.node.do(membership.compare(peer, self.loop.time()))
+        elif contact.connected and not contact.has_link:
+            contact.queue(replace(self.node.hello, wanted=False))
+            self.node.act(contact, [])
 
     # What the sockets tell -------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from dagrad_bus.settings import Settings
 from dagrad_bus.topology.live import TopologySpec
 from dagrad_bus.wire import Error, ErrorCode, Hello, HelloOk, MemberState, Record
 
-MINOR = 0
+MINOR = 1
 """Minor version of the wire spoken here."""
 _CAPABILITY = {Codec.ZLIB: 1 << 0, Codec.BLOSC2_LZ4: 1 << 2, Codec.BLOSC2_ZSTD: 1 << 3}
 _ERROR_CODES = {LayoutMismatch.code: ErrorCode.LAYOUT, VersionMismatch.code: ErrorCode.VERSION}

@@ -44,6 +44,7 @@ from dagrad_bus.wire import (
     Heartbeat,
     Hello,
     HelloOk,
+    LinksReq,
     Message,
     PingReq,
     PingRes,
@@ -204,6 +205,7 @@ class Node:
     def _serve(self, contact: Contact, routing: bytes, message: Message, now: float) -> None:
         """Hand a message of an admitted sender to whom it concerns."""
         peer = contact.peer
+        contact.tally.heard(message, now)
         match message:
             case Data() | Ack():  # nearly all of them
                 self.act(contact, self.reception.handle(contact, routing, message, now))
@@ -212,12 +214,8 @@ class Node:
             case Gossip() | Pong() | PingReq() | PingRes() | PpDigest() | PpRecords():
                 contact.used_at = now
                 self.do(self.membership.receive(peer, message, now))
-            case StateReq():
-                self.outlook.requests.append((peer, message))
-                self.outlook.tell()
-            case StateRej():
-                self.outlook.rejections.append((peer, message))
-                self.outlook.tell()
+            case StateReq() | StateRej() | LinksReq():
+                self._affairs.asked(contact, message)
             case Error(code=ErrorCode.STALE_EPOCH):
                 self._affairs.superseded(message.epoch)
             case HelloOk():
@@ -258,8 +256,7 @@ class Node:
     def writable(self, peer: NodeId, now: float) -> None:
         """Take note that the connection to ``peer`` has room again."""
         self.now = now
-        contact = self.by_peer.get(peer)
-        if contact is not None:
+        if (contact := self.by_peer.get(peer)) is not None:
             self.act(contact, [])
 
     # What the owner wants --------------------------------------------------------------------------------------
@@ -286,6 +283,7 @@ class Node:
         self.now = now
         contact = self.by_peer.get(frame.peer)
         if contact is not None and contact.incoming is not None and contact.incoming is frame.link:
+            contact.tally.judged(code, now - frame.first_chunk_at + frame.head.queued_ms / 1000 + contact.out.srtt / 2)
             self.act(contact, contact.incoming.verdict(frame.seq, code, now))
 
     def drained(self, now: float) -> None:
@@ -336,6 +334,8 @@ class Node:
                 case Settled():
                     self.metrics.count("frames_accepted" if action.outcome.accepted else "frames_lost")
                     self.outlook.outcomes.append(action.outcome)
+                    if contact is not None:
+                        contact.tally.settled(accepted=action.outcome.accepted)
                 case Assembled():
                     self._decode(action)
                 case _:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
-from pathlib import Path
+import socket
 from typing import TYPE_CHECKING
 
+from dagrad_bus.errors import RendezvousLost
 from dagrad_bus.ids import derive_node_id
-from dagrad_bus.rendezvous import Address, look_up, names_in
+from dagrad_bus.rendezvous import Address, Rendezvous
 from dagrad_bus.wire import MemberState
 
 if TYPE_CHECKING:
@@ -20,12 +22,17 @@ LAG_FADE = 0.98
 """The lateness shown is the worst one, fading by this factor a look."""
 STALL = 0.5
 """Lateness, in seconds, that counts against this worker's own health."""
-SEARCH_FAST, SEARCH_SLOW = 0.05, 1.0
-"""Seconds between two searches for addresses: while some neighbour is missing, and afterwards (restarts)."""
+SEARCH_FAST, SEARCH_LATER, SEARCH_SLOW = 0.05, 0.25, 1.0
+"""Seconds between two searches for addresses: while some neighbour is missing, growing, and afterwards (restarts)."""
+SEED_FAST, SEED_SLOW = 0.1, 2.0
+"""Seconds between two rounds of the seeds, growing from the first to the second."""
+UNANSWERED = 30.0
+"""Seconds without any answer after which the log says so."""
 CONTACTS = 3
 """Members that one who joins later, or finds none of its neighbours, turns to at a time."""
 ASK_OTHERS = 3.0
 """Seconds after which it turns to others: the first ones may be long gone."""
+_PRESENT = {MemberState.ALIVE, MemberState.SUSPECT}
 
 
 class Upkeep:
@@ -35,6 +42,7 @@ class Upkeep:
         self._bus = bus
         self._looked_at = bus.loop.time()
         self._asked: set[str] = set()
+        self._unresolved: set[str] = set()
         self._is_outside = True
         self._ask_at = bus.loop.time() + (0.0 if bus.settings.joins else ASK_OTHERS)
 
@@ -66,24 +74,87 @@ class Upkeep:
         bus.metrics.gauge("health", node.membership.health)
 
     async def find_peers(self) -> None:
-        """Look for addresses that no member has told yet: in the run folder, or among the seeds."""
-        bus = self._bus
-        folder, seeds = bus.settings.directory, bus.settings.seeds
-        while folder is not None or seeds:
-            for name, inbox in seeds if self._knows_nobody() else ():
-                bus.connect(derive_node_id(bus.settings.run, name), inbox, "")
-            is_complete = folder is None or await self._search(folder)
-            await asyncio.sleep(SEARCH_SLOW if is_complete else SEARCH_FAST)
+        """Look where addresses are told for those that no member has told yet."""
+        bus, pause = self._bus, SEARCH_FAST
+        while bus.places:
+            is_complete = True
+            for place in list(bus.places):
+                try:
+                    is_complete &= await self._search(place)
+                except RendezvousLost as error:
+                    bus.lost(place, error)
+            await asyncio.sleep(SEARCH_SLOW if is_complete else pause)
+            pause = SEARCH_FAST if is_complete else min(SEARCH_LATER, 1.1 * pause)
 
-    async def _search(self, folder: Path) -> bool:
-        """Look in the run folder for those whose address is wanted; True: for nobody."""
+    async def _search(self, place: Rendezvous) -> bool:
+        """Look at one place for those whose address is wanted; True: for nobody."""
         bus = self._bus
-        missing = await self._missing(folder)
+        missing = await self._missing(place)
         for name in missing:
-            found = await bus.loop.run_in_executor(bus.threads, look_up, folder, name)
+            found = await bus.loop.run_in_executor(bus.readers, place.look_up, name)
             if found is not None:
                 self._connect(found)
         return not missing
+
+    async def ask_seeds(self) -> None:
+        """Turn to the seeds while some neighbour's address is unknown or nobody is there: they may start later."""
+        bus, pause, warn_at = self._bus, SEED_FAST, self._bus.loop.time() + UNANSWERED
+        seeds = [seed for seed in bus.settings.seeds if seed[0] != bus.settings.name]
+        chance = secrets.SystemRandom()
+        while seeds:
+            if self._is_cut_off():
+                chosen = chance.sample(seeds, min(CONTACTS, len(seeds)))
+                await asyncio.gather(*(self._ask(*seed) for seed in chosen))
+                self._ask_others(chance)
+                pause = min(SEED_SLOW, 1.5 * pause)
+            if bus.loop.time() >= warn_at and self._knows_nobody():
+                bus.log.warning("no_seed_answers", seeds=[inbox for _, inbox in seeds], seconds=UNANSWERED)
+                warn_at = math.inf
+            await asyncio.sleep(pause * chance.uniform(0.75, 1.25))
+
+    def _is_cut_off(self) -> bool:
+        """Whether an address is wanted that no seed was asked for yet, or everybody else is gone."""
+        node = self._bus.node
+        membership = node.membership
+        return len(membership.view) < 2 or any(membership.is_expected(contact.peer) for contact in node.contacts.linked)
+
+    async def _ask(self, name: str, inbox: str) -> None:
+        """Turn to one seed, by its own word of its address if there is one."""
+        bus = self._bus
+        peer = derive_node_id(bus.settings.run, name)
+        contact = bus.node.by_peer.get(peer)
+        record = bus.node.membership.record_of(peer)
+        is_there = record is not None and record.epoch > 0 and record.state in _PRESENT
+        if is_there or (contact is not None and contact.connected):
+            bus.turn_to(peer)
+            return
+        found = await self._resolve(inbox)
+        if found is not None and found != bus.transport.inbox:  # never to ourselves, under whatever name
+            bus.connect(peer, found, "")
+
+    def _ask_others(self, chance: secrets.SystemRandom) -> None:
+        """Turn to one more member that is connected already: the seeds may know less than it does."""
+        bus = self._bus
+        connected = [contact.peer for contact in bus.node.contacts if contact.connected and not contact.is_visitor]
+        if connected:
+            bus.turn_to(chance.choice(connected))
+
+    async def _resolve(self, inbox: str) -> str | None:
+        """Return an endpoint with its host's address; None: its name is not known yet.
+
+        libzmq would resolve it too, but hold every connection while it waits for the name server.
+        """
+        bus = self._bus
+        host, _, port = inbox.removeprefix("tcp://").rpartition(":")
+        try:
+            found = await bus.loop.run_in_executor(bus.readers, _addresses, host.strip("[]"), int(port))
+        except (OSError, UnicodeError) as error:
+            bus.metrics.count("seeds_unresolved")
+            if inbox not in self._unresolved:
+                self._unresolved.add(inbox)
+                bus.log.info("seed_unresolved", seed=inbox, why=str(error))
+            return None
+        return f"tcp://[{found}]:{port}" if ":" in found else f"tcp://{found}:{port}"
 
     def _knows_nobody(self) -> bool:
         """Whether no member at all was ever heard, or heard of: whom the roster names may all be gone."""
@@ -92,7 +163,7 @@ class Upkeep:
             self._is_outside = not any(record.epoch for peer, record in known if peer != self._bus.self_id)
         return self._is_outside
 
-    async def _missing(self, folder: Path) -> list[str]:
+    async def _missing(self, place: Rendezvous) -> list[str]:
         """Return the names of those whose address is wanted."""
         bus, now = self._bus, self._bus.loop.time()
         node = bus.node
@@ -101,7 +172,7 @@ class Upkeep:
         if now < self._ask_at or not self._knows_nobody():
             return names
         self._ask_at = now + ASK_OTHERS
-        published = await bus.loop.run_in_executor(bus.threads, names_in, folder)
+        published = await bus.loop.run_in_executor(bus.readers, place.names)
         others = [name for name in published if name != bus.settings.name and name not in self._asked]
         chosen = secrets.SystemRandom().sample(others, min(CONTACTS, len(others)))
         self._asked = self._asked.union(chosen) if others else set()
@@ -112,3 +183,8 @@ class Upkeep:
         peer = derive_node_id(bus.settings.run, found.name)
         if bus.transport.address_of(peer) != found.inbox:
             bus.connect(peer, found.inbox, found.beat)
+
+
+def _addresses(host: str, port: int) -> str:
+    """Return the first address of a host. Waits for the name server."""
+    return str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])

@@ -96,7 +96,7 @@ class Membership:
         self._farewells = 0
         self._due: dict[str, Callable[[float], None]] = self._duties()
         self._take: dict[type[object], Callable[..., None]] = {
-            Gossip: self._gossip, Pong: self._pong, PingReq: self._prober.requested, PingRes: self._result,
+            Gossip: self._gossip, Pong: self._pong, PingReq: self._prober.requested, PingRes: self._prober.result,
             PpDigest: self._repair.compared, PpRecords: self._repair.records,
         }  # fmt: skip
         self._begin(base, now)
@@ -243,17 +243,13 @@ class Membership:
         if message.spec is not None:
             self._wiring.offer(message.spec, now)
         for record in message.records:
-            source = Source.SELF if record.node == peer else Source.FLOOD
-            self._ledger.learn(record, source, peer, now)
+            self._ledger.learn(record, Source.SELF if record.node == peer else Source.FLOOD, peer, now)
 
     def _pong(self, peer: NodeId, message: Pong, now: float) -> None:
         self._prober.pong(peer, message.nonce, now)
         if message.epoch and self._table.find(peer) is not None:
             word = Record(peer, message.epoch, message.incarnation, MemberState.ALIVE)
             self._ledger.learn(word, Source.SELF, peer, now)
-
-    def _result(self, peer: NodeId, message: PingRes, now: float) -> None:
-        self._prober.result(peer, message, now)
 
     def heard(self, peer: NodeId, now: float) -> Actions:
         """Take note that some other message of a member arrived: it lives."""
@@ -281,6 +277,11 @@ class Membership:
     def watched(self, peer: NodeId, now: float) -> Actions:
         """Take note that the connection to a neighbour is up: its silence counts from now, tables are compared."""
         self._detector.watched(peer, now)
+        self._repair.compare(peer, now)
+        return self._finish(now)
+
+    def compare(self, peer: NodeId, now: float) -> Actions:
+        """Compare tables with any member, unless that was done just now."""
         self._repair.compare(peer, now)
         return self._finish(now)
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator
 from io import BytesIO
 from pathlib import Path
@@ -15,10 +16,37 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dagrad_bus.rendezvous import names_in
 from dagrad_bus.workers.launch.folder import RunFolder, create
 
 ROOT = Path(__file__).parents[2]
 COUNTERS = {"bytes_sent": 4000, "frames_sent": 200, "frames_accepted": 190, "frames_mixed": 180}
+
+LIVE_WORKER = """
+import asyncio, os, signal
+import numpy as np
+import dagrad_bus
+
+async def main():
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with dagrad_bus.Bus(dagrad_bus.from_environment(os.environ), 256) as bus, asyncio.TaskGroup() as group:
+        async def take():
+            async for _ in bus.frames():
+                pass
+        taking = group.create_task(take())
+        step = 0
+        print("started", flush=True)
+        while not stop.is_set():
+            step += 1
+            bus._engine.outlook.progress = (step, 20.0, asyncio.get_running_loop().time())
+            await bus.publish(np.arange(4), np.full((4, 1), step, np.float32), step=step, rate=20.0)
+            await asyncio.sleep(0.05)
+        taking.cancel()
+
+asyncio.run(main())
+"""
+"""A worker that trains nothing: it publishes 20 times a second, and leaves at SIGTERM."""
 
 Journal = Callable[..., list[dict[str, Any]]]
 MakeRun = Callable[..., RunFolder]
@@ -134,3 +162,38 @@ def make_run(tmp_path: Path, journal: Journal) -> MakeRun:
         return folder
 
     return make
+
+
+LiveRun = tuple[RunFolder, list["subprocess.Popen[bytes]"]]
+
+
+@pytest.fixture
+def live_run(tmp_path: Path, environment: dict[str, str]) -> Generator[Callable[[int], LiveRun]]:
+    """Start real workers, by hand and without torch; those that still run at the end are killed."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(count: int) -> LiveRun:
+        names = [f"local.{slot}" for slot in range(count)]
+        facts: dict[str, object] = {"settings": {"degree": 4, "topology": "hash-rings"}, "launcher": os.getpid()}
+        folder = create(tmp_path / "runs" / "live", run="ab12", names=names, facts=facts)
+        for name in names:
+            ours = {
+                "RUN": "ab12",
+                "NAME": name,
+                "RUN_DIR": folder.path,
+                "ROSTER": folder.roster,
+                "KEY_FILE": folder.key,
+            }
+            env = environment | {f"DAGRAD_{key}": str(value) for key, value in ours.items()}
+            with folder.log(name).open("wb") as log:
+                words = [sys.executable, "-c", LIVE_WORKER]
+                started.append(subprocess.Popen(words, env=env, stdout=log, stderr=subprocess.STDOUT))
+        deadline = time.monotonic() + 15
+        while len(names_in(folder.path)) < count and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return folder, started
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()

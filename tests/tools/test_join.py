@@ -13,6 +13,7 @@ from dagrad_bus.errors import UsageError
 from dagrad_bus.rendezvous import Address, publish
 from dagrad_bus.settings import ExchangeSettings, TransportSettings, from_environment
 from dagrad_bus.tools.join import environment, join
+from dagrad_bus.workers.launch import addresses
 from dagrad_bus.workers.launch.folder import RunFolder, create
 
 GONE = 2**22 + 1
@@ -102,3 +103,50 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
     result = CliRunner().invoke(join, [str(tmp_path), "true"])
     assert isinstance(result.exception, UsageError)
     assert "not a run folder" in str(result.exception)
+
+
+def test_a_worker_joins_from_anywhere_by_seeds(
+    tmp_path: Path, started: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGRAD_NAME", "another.0")
+    monkeypatch.setenv("DAGRAD_DENSITY", "0.25")
+    (tmp_path / "key").write_text("abc")
+    words = ["--seeds", "w.0@127.0.0.1:5", "--run", "r", "--key-file", str(tmp_path / "key"), "--", "true"]
+    result = CliRunner().invoke(join, words)
+    assert result.exit_code == 0, result.output
+    settings = from_environment(started[0])
+    assert (settings.run, settings.key, settings.seeds) == ("r", b"abc", (("w.0", "tcp://127.0.0.1:5"),))
+    assert settings.joins and settings.directory is None and settings.exchange.density == 0.25
+    assert settings.name.endswith(f".{os.getpid()}") and settings.transport.is_loopback
+    assert CliRunner().invoke(join, ["--name", "mine", *words]).exit_code == 0
+    assert started[1]["DAGRAD_NAME"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "which run"),
+        (["--seeds", "w.0@h:5", "true"], "--run ID"),
+        (["--seeds", "h:5", "--run", "r", "true"], "NAME@HOST:PORT"),
+        (["--run", "r", "DIR", "true"], "go with --seeds"),
+    ],
+)
+def test_what_is_missing_is_told(words: list[str], said: str, folder: RunFolder, started: list[dict[str, str]]) -> None:
+    result = CliRunner().invoke(join, [str(folder.path) if word == "DIR" else word for word in words])
+    assert isinstance(result.exception, UsageError) and said in str(result.exception)
+    assert not started
+
+
+def test_a_run_over_several_hosts_is_joined_at_an_address_that_others_reach(
+    folder: RunFolder, started: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = folder.read_run()["settings"]
+    folder.update_run(settings={**settings, "transport": {**settings["transport"], "bind": "*"}})
+    far = Address(name="local.1", pid=GONE, epoch=1, inbox="tcp://192.0.2.77:1", beat="tcp://192.0.2.77:2")
+    publish(folder.path, far)  # no process of this host
+    monkeypatch.setattr(addresses, "choose", lambda hosts: f"10.0.0.{len(list(hosts))}")
+    result = CliRunner().invoke(join, [str(folder.path), "true"])
+    assert result.exit_code == 0, result.output
+    assert (started[0]["DAGRAD_ADVERTISE"], started[0]["DAGRAD_BIND"]) == ("10.0.0.1", "*")
+    assert CliRunner().invoke(join, ["--interface", "lo", str(folder.path), "true"]).exit_code == 0
+    assert (started[1]["DAGRAD_ADVERTISE"], started[1]["DAGRAD_BIND"]) == ("127.0.0.1", "127.0.0.1")

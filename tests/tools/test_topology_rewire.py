@@ -11,7 +11,7 @@ from dagrad_bus.bus import visitor
 from dagrad_bus.errors import UsageError
 from dagrad_bus.ids import NodeId, derive_node_id
 from dagrad_bus.tools import cli, topology_rewire
-from dagrad_bus.tools.topology_rewire import rewire_run
+from dagrad_bus.tools.topology_rewire import live_topology, rewire_run
 from dagrad_bus.topology.formats import write
 from dagrad_bus.topology.graph import Topology
 from dagrad_bus.topology.kinds import generate
@@ -166,3 +166,18 @@ def test_exit_codes_say_whether_all_followed(
     told = json.loads(capsys.readouterr().out)
     assert told["silent"] == ([] if words else [NAMES[-1]])
     assert len(live) == (not words)
+
+
+def test_the_graph_of_a_live_run_is_inspected(
+    folder: Path, live: list[TopologySpec], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = live_topology(folder)
+    assert (found.kind, found.size, found.names) == ("hash-rings, degree 4, epoch 2", 20, NAMES[4:])
+    rewire_run(folder, {"kind": "torus"}, dry_run=False, timeout=1)
+    assert live_topology(folder).kind.startswith("static ")
+    for words, code in (([], 0), (["-n", "3"], 2)):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["topology", "inspect", str(folder), "--trials", "5", *words])
+        assert end.value.code == code
+    told = capsys.readouterr()
+    assert "20 workers" in told.out and "is a run: it says itself how many workers" in told.err

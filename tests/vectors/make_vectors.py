@@ -30,6 +30,11 @@ from dagrad_bus.wire import (
     Hello,
     HelloOk,
     Kind,
+    LinkPhase,
+    LinkReport,
+    LinkRole,
+    Links,
+    LinksReq,
     MemberState,
     Message,
     Nack,
@@ -60,6 +65,11 @@ RECORDS = (
     Record(NodeId(bytes(16)), 1, 0, MemberState.LEFT, host="[fe80::1%eth0]", inbox_port=5557),
 )
 
+LINKS = (
+    LinkReport(NODE, LinkRole.NEIGHBOUR, LinkPhase.UP, 1000, 3, 2, 990, 1, 4, 1 << 40, 1 << 33, 250, 17, 8),
+    LinkReport(NodeId(JOB), LinkRole.INCOMING, LinkPhase.DOWN, 0, 0, 0, 0, 0, 0, 0, 0),
+)
+
 
 def messages() -> dict[str, Message]:
     """Return one message of each type, and DATA in its three forms."""
@@ -84,6 +94,8 @@ def messages() -> dict[str, Message]:
         **_membership(),
         "state_req": StateReq(7, ((0, 5), (5, 1), (4_000_000, 300)), seq=17),
         "state_rej": StateRej(7, 1, backoff_ms=250, seq=18),
+        "links_req": LinksReq(0xDEADBEEF, seq=19),
+        "links": Links(0xDEADBEEF, 2, LINKS, seq=20),
     }
 
 

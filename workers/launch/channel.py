@@ -59,7 +59,7 @@ class Channel:
 
 @asynccontextmanager
 async def open_channel(
-    env: Mapping[str, str], *, preload: Sequence[str], grace: float, log: Path
+    env: Mapping[str, str], *, preload: Sequence[str], grace: float, log: Path, lock: int | None = None
 ) -> AsyncGenerator[Channel]:
     """Start a nursery for the block; leaving the block ends it and every worker that is left.
 
@@ -68,13 +68,14 @@ async def open_channel(
         preload: modules it imports before it forks.
         grace: seconds between SIGTERM and SIGKILL when this process dies.
         log: file for the nursery's own output.
+        lock: descriptor that the nursery inherits and keeps open as long as it or a worker lives.
     """
     ours, theirs = socket.socketpair()
-    config = {"fd": theirs.fileno(), "preload": list(preload), "grace": grace, "notes": []}
+    config = {"fd": theirs.fileno(), "lock": lock, "preload": list(preload), "grace": grace, "notes": []}
     with log.open("wb") as output, theirs:
         process = subprocess.Popen(  # noqa: ASYNC220  # milliseconds, once, and nothing else runs yet
             [sys.executable, "-u", str(_NURSERY), json.dumps(config)],
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), *([] if lock is None else [lock])],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

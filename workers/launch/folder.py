@@ -7,12 +7,14 @@
     DIR/key                    the run's secret (0600)
     DIR/peers/NAME.json        a worker's addresses, by the worker
     DIR/logs/NAME.log          its stdout and stderr
+    DIR/events.jsonl           starts, exits and restarts, as the launcher saw them
     DIR/workers/NAME.jsonl     its journal, by the worker
     DIR/summary.json, DIR/figures/*.png
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -62,9 +64,28 @@ class RunFolder:
         """Return the file that takes the output of worker ``name``."""
         return self.path / "logs" / f"{name}.log"
 
+    def errors(self, name: str) -> Path:
+        """Return the file that takes its stderr where that is kept apart."""
+        return self.path / "logs" / f"{name}.err"
+
     def journal(self, name: str) -> Path:
         """Return the file in which worker ``name`` writes its numbers."""
         return self.path / "workers" / f"{name}.jsonl"
+
+    def keep_logs_in(self, directory: Path, names: Sequence[str]) -> None:
+        """Show the output of workers as ``directory/NAME/{stdout,stderr}.log`` too: the same files under two names.
+
+        Raises:
+            UsageError: the folder cannot be written, or holds such files already.
+        """
+        try:
+            for name in names:
+                (directory / name).mkdir(parents=True, exist_ok=True)
+                for ours, theirs in ((self.log(name), "stdout.log"), (self.errors(name), "stderr.log")):
+                    ours.touch()
+                    _link(ours, directory / name / theirs)
+        except OSError as error:
+            raise UsageError(f"{error.filename2 or directory}: {error.strerror}") from None
 
     def read_run(self) -> dict[str, Any]:
         """Return ``run.json``.
@@ -112,6 +133,29 @@ def create(path: Path, *, run: str, names: Sequence[str], facts: Mapping[str, ob
     folder.roster.write_text("".join(f"{name}\n" for name in names))
     write_json(folder.run_file, {"schema": RUN_SCHEMA, "run": run, "workers": list(names), **facts})
     return folder
+
+
+def _link(ours: Path, theirs: Path) -> None:
+    try:
+        theirs.hardlink_to(ours)
+    except OSError as error:
+        if error.errno == errno.EEXIST:
+            raise
+        theirs.symlink_to(ours.absolute())  # another file system, or one without hard links
+
+
+def mark_process(pid: int) -> str:
+    """Return what tells a process from later ones of the same number (Linux); empty if there is none, or it has ended.
+
+    It is the kernel's boot id with the ticks from the boot to the start of the process (proc(5), ``starttime``).
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+    state, started = fields[0], fields[19]
+    return "" if state in {"Z", "X"} else f"{boot}/{started}"
 
 
 def write_json(path: Path, value: object) -> None:

@@ -21,11 +21,17 @@ LONGEST_LINE = 1 << 16
 class Tail:
     """Reads what is appended to a file, line by line."""
 
-    def __init__(self, path: Path, *, longest: int | None = None) -> None:
-        """Follow ``path``, which need not exist yet; a line over ``longest`` bytes comes in pieces."""
+    def __init__(self, path: Path, *, longest: int | None = None, skip: bool = False) -> None:
+        """Follow ``path``, which need not exist yet.
+
+        Args:
+            path: of the file.
+            longest: a line over so many bytes comes in pieces.
+            skip: begin behind what stands there already.
+        """
         self._path = path
         self._longest = longest
-        self._offset = 0
+        self._offset = path.stat().st_size if skip and path.exists() else 0
         self._rest = b""
 
     def read_lines(self, *, final: bool = False) -> Iterator[bytes]:

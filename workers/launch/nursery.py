@@ -8,14 +8,22 @@ socket pair:
 =================  ==========================================  ==============  ====================================
 launcher orders                                                nursery reports
 =============================================================  ====================================================
-``start``          name, words, kind, target, env, cwd, log    ``ready``       pid, seconds, imported, notes
-``stop``           grace: SIGTERM, then SIGKILL after grace    ``started``     name, pid
-``kill``           SIGKILL now                                 ``exited``      name, pid, code or signal, time
+``start``          name, words, kind, target, env, cwd, log,   ``ready``       pid, seconds, imported, notes
+                   errors
+``stop``           grace, names: SIGTERM, then SIGKILL after   ``started``     name, pid
+                   grace
+``kill``           names: SIGKILL now                          ``exited``      name, pid, code or signal, time
+``signal``         number, names: pass a signal on
 =================  ==========================================  ==============  ====================================
 
-The end of the stream is an order too: the launcher is gone, so ``stop``. Should the nursery itself be killed, the
-kernel kills its workers (PR_SET_PDEATHSIG). Each worker leads a session and process group; what is left of a group
-when its leader ends is killed with it. Signals go to the pids started here and to no others.
+Without names an order concerns all workers; each that is stopped has a deadline of its own. The end of the stream is
+an order too: the launcher is gone, so ``stop``. Should the nursery itself be killed, the kernel kills its workers
+(PR_SET_PDEATHSIG). Each worker leads a session and process group; what is left of a group when its leader ends is
+killed with it. Signals go to the pids started here and to no others. SIGUSR1 and SIGUSR2, which end a process that is
+not prepared for them, go to the worker's own process and not to its data loaders and other helpers; all others go to
+the whole group, as a terminal would send them.
+
+The nursery alone holds the lock it is given: once that is free, no worker of this nursery is left.
 
 A fork copies one thread only, so a library that starts threads while it is imported would leave its locks held for
 ever in the children: the nursery then executes itself anew without that library.
@@ -30,6 +38,7 @@ import gc
 import importlib
 import importlib.util
 import json
+import math
 import os
 import random
 import selectors
@@ -48,6 +57,8 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _HANDLED = (signal.SIGCHLD, signal.SIGTERM)
+_OWN = (signal.SIGUSR1, signal.SIGUSR2)
+"""Signals for a worker's own process only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +78,27 @@ class Birth:
     cwd: str
     log: str
     """File that takes stdout and stderr, appended to."""
+    errors: str = ""
+    """File that takes stderr instead; empty: none does."""
 
 
 class Nursery:
     """Starts, watches and ends workers by order of one launcher."""
 
-    def __init__(self, sock: socket.socket, grace: float) -> None:
-        """Take the launcher's socket; ``grace`` is in seconds and counts when the launcher dies."""
+    def __init__(self, sock: socket.socket, grace: float, lock: int | None = None) -> None:
+        """Take the launcher's socket; ``grace`` is in seconds and counts when the launcher dies.
+
+        ``lock`` is a descriptor that is kept open until the end, and closed in workers.
+        """
         self._sock = sock
         self._grace = grace
+        self._lock = lock
         self._pid = os.getpid()
         self._children: dict[int, str] = {}
         self._text = b""
         self._launcher_gone = False
-        self._kill_at: float | None = None
+        self._kill_at: dict[int, float] = {}
+        """By pid: when SIGKILL follows SIGTERM."""
         self._wake_read, self._wake_write = socket.socketpair()
         self._selector = selectors.DefaultSelector()
 
@@ -94,16 +112,16 @@ class Nursery:
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._selector.register(self._sock, selectors.EVENT_READ)
         while not (self._launcher_gone and not self._children):
-            timeout = None if self._kill_at is None else max(0.0, self._kill_at - time.monotonic())
+            timeout = max(0.0, min(self._kill_at.values()) - time.monotonic()) if self._kill_at else None
             for key, _ in self._selector.select(timeout):
                 if key.fileobj is self._sock and (birth := self._receive_orders()) is not None:
                     return birth
             with suppress(BlockingIOError):
                 self._wake_read.recv(4096)
             self._reap()
-            if self._kill_at is not None and time.monotonic() >= self._kill_at:
-                self._kill_at = None
-                self._signal(signal.SIGKILL)
+            for pid in [pid for pid, at in self._kill_at.items() if time.monotonic() >= at]:
+                del self._kill_at[pid]
+                signal_group(pid, signal.SIGKILL)
         return None
 
     def _handle(self, number: int, _: FrameType | None) -> None:
@@ -139,9 +157,11 @@ class Nursery:
                 birth = Birth(**order, words=words, arguments=arguments)
                 return birth if self._bear(birth) else None
             case "stop":
-                self._stop(order["grace"])
+                self._stop(order["grace"], order.get("names"))
             case "kill":
-                self._signal(signal.SIGKILL)
+                self._signal(signal.SIGKILL, order.get("names"))
+            case "signal":
+                self._signal(order["number"], order.get("names"))
             case unknown:
                 raise AssertionError(f"order {unknown!r}: launcher and nursery are of one version")
         return None
@@ -149,7 +169,13 @@ class Nursery:
     def _bear(self, birth: Birth) -> bool:
         """Fork; True in the child. Signals wait until the child has its own session and handlers."""
         former = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # too many processes, too little memory: those that run must not die of it
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
+            os.write(2, f"dagrad: cannot start {birth.name}: {error}\n".encode())
+            self.report(report="exited", name=birth.name, pid=0, time=time.time(), code=126)
+            return False
         if pid == 0:
             try:
                 self._leave(birth)
@@ -173,21 +199,26 @@ class Nursery:
         self._selector.close()
         for sock in (self._sock, self._wake_read, self._wake_write):
             sock.close()
-        log = os.open(birth.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        empty = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        for ours, theirs in ((empty, 0), (log, 1), (log, 2)):
-            os.dup2(ours, theirs)
-        os.close(log)
-        os.close(empty)
+        if self._lock is not None:
+            os.close(self._lock)
+        for path, descriptor in ((birth.log, 1), (birth.errors or birth.log, 2)):
+            _redirect(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, descriptor)
+        _redirect(os.devnull, os.O_RDONLY, 0)
         os.chdir(birth.cwd)
 
-    def _stop(self, grace: float) -> None:
-        self._signal(signal.SIGTERM)
-        self._kill_at = time.monotonic() + grace
+    def _stop(self, grace: float, names: list[str] | None = None) -> None:
+        for pid in self._signal(signal.SIGTERM, names):
+            self._kill_at[pid] = min(time.monotonic() + grace, self._kill_at.get(pid, math.inf))
 
-    def _signal(self, number: signal.Signals) -> None:
-        for pid in self._children:
-            signal_group(pid, number)
+    def _signal(self, number: int, names: list[str] | None = None) -> list[int]:
+        """Signal workers, all of them without ``names``; return their pids."""
+        pids = [pid for pid, name in self._children.items() if names is None or name in names]
+        for pid in pids:
+            if number in _OWN:
+                os.kill(pid, number)  # not reaped yet, so the pid is still the worker's
+            else:
+                signal_group(pid, number)
+        return pids
 
     def _reap(self) -> None:
         while self._children:
@@ -198,7 +229,14 @@ class Nursery:
             os.waitpid(ended.si_pid, 0)
             cause = "code" if ended.si_code == os.CLD_EXITED else "signal"
             name = self._children.pop(ended.si_pid)
+            self._kill_at.pop(ended.si_pid, None)
             self.report(report="exited", name=name, pid=ended.si_pid, time=time.time(), **{cause: ended.si_status})
+
+
+def _redirect(path: str, flags: int, descriptor: int) -> None:
+    opened = os.open(path, flags | os.O_CLOEXEC, 0o644)
+    os.dup2(opened, descriptor)
+    os.close(opened)
 
 
 def signal_group(pid: int, number: int) -> None:
@@ -328,8 +366,11 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, "-u", __file__, json.dumps(config)])
     gc.collect()
     gc.freeze()
-    os.set_inheritable(config["fd"], False)
-    nursery = Nursery(socket.socket(fileno=config["fd"]), config["grace"])
+    lock = config.get("lock")
+    for descriptor in (config["fd"], lock):
+        if descriptor is not None:
+            os.set_inheritable(descriptor, False)
+    nursery = Nursery(socket.socket(fileno=config["fd"]), config["grace"], lock)
     seconds = time.monotonic() - began
     nursery.report(report="ready", pid=os.getpid(), seconds=seconds, imported=imported, notes=config["notes"] + notes)
     birth = nursery.serve()

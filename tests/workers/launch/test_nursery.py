@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from dagrad_bus.workers.launch.channel import open_channel
-from dagrad_bus.workers.launch.nursery import preload
+from dagrad_bus.workers.launch.nursery import Nursery, preload
 
 Bear = Callable[..., tuple[list[dict[str, Any]], str]]
 
@@ -154,3 +156,30 @@ def test_preload_tells_what_it_imported() -> None:
     imported, notes, threaded = preload(["json", "nosuchmodule"])
     assert "json" in imported or threaded == "json"  # the threads of other tests count too
     assert threaded is not None or "nosuchmodule" in notes[0]
+
+
+def test_a_worker_that_cannot_be_forked_is_an_exit_and_not_the_end_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        nursery = Nursery(theirs, 1.0)
+        birth: dict[str, Any] = {
+            "name": "h.0",
+            "kind": "program",
+            "target": "",
+            "words": ["true"],
+            "arguments": [],
+            "env": {},
+        }
+        assert nursery._obey({"op": "start", **birth, "cwd": "/", "log": "/dev/null"}) is None
+        report = json.loads(ours.recv(1000))
+        nursery._wake_read.close()
+        nursery._wake_write.close()
+        nursery._selector.close()
+    assert (report["report"], report["name"], report["code"]) == ("exited", "h.0", 126)
+    assert "cannot start h.0" in capfd.readouterr().err
