@@ -19,6 +19,8 @@ CHUNK = 262_144
 MAX_CHUNKS = 256
 MAX_FRAME = CHUNK * MAX_CHUNKS
 """Bytes of a payload on the wire, at most."""
+TELLS_LINKS = 1 << 4
+"""Capability bit of a HELLO: the sender answers LINKS_REQ. An earlier release takes the question for malformed."""
 VISITOR = 1 << 63
 """Capability bit of a HELLO: the sender looks at the run, or rewires it, and is no member."""
 MAX_LINKS = 32
@@ -472,7 +474,7 @@ class StateRej:
 
 @dataclass(frozen=True, slots=True)
 class LinksReq:
-    """Asks a worker what its links carry; wire 1.1."""
+    """Asks a worker what its links carry; only one whose greeting had :data:`TELLS_LINKS` is asked."""
 
     nonce: int
     edge: EdgeId = NO_EDGE

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,21 @@ def test_frames_and_outcomes_cross_the_threads(settings: Callable[..., Settings]
     assert outcomes == [Outcome(JobId(job), peer, True) for job in range(1, 21)]
     assert [int(arrival.step) for arrival in arrivals] == list(range(1, 21))
     assert [float(arrival.selection.values[0, 0]) for arrival in arrivals] == list(range(1, 21))
+
+
+def test_launched_workers_find_each_other_by_a_seed_without_any_folder(
+    settings: Callable[..., Settings], wait: Wait, stack: ExitStack
+) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    names = tuple(f"w{n}" for n in range(4))
+    seeds = (("w0", f"tcp://127.0.0.1:{port}"),)
+    buses: list[BusThread] = []
+    for n in (2, 3, 1, 0):
+        made = settings(n, inbox_port=port if n == 0 else 0)
+        buses.append(stack.enter_context(BusThread(replace(made, members=names, directory=None, seeds=seeds), LAYOUT)))
+    wait(lambda: all(len(links := bus.view().links) == 3 and all(link.ready for link in links) for bus in buses))
 
 
 def ready(bus: BusThread, outcomes: list[Outcome]) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dagrad_bus.errors import StartError
-from dagrad_bus.rendezvous import Address, look_up, publish
+from dagrad_bus.rendezvous import Address, Folder, Rendezvous, decode, encode, look_up, publish
 
 ADDRESS = Address(name="local.0", pid=5, epoch=7, inbox="tcp://127.0.0.1:1000", beat="tcp://[::1]:1001")
 
@@ -63,3 +63,18 @@ def test_what_makes_no_sense_is_no_address(tmp_path: Path, text: str) -> None:
     (tmp_path / "peers").mkdir()
     (tmp_path / "peers" / "local.0.json").write_text(text, encoding="latin-1")
     assert look_up(tmp_path, "local.0") is None
+
+
+def test_a_folder_is_a_rendezvous(tmp_path: Path) -> None:
+    place: Rendezvous = Folder(tmp_path)
+    assert place.names() == [] and place.look_up("local.0") is None
+    place.publish(replace(ADDRESS, name="local.1"))
+    place.publish(ADDRESS)
+    assert place.names() == ["local.0", "local.1"]
+    assert place.look_up("local.0") == ADDRESS == look_up(tmp_path, "local.0")
+    assert place.place == str(tmp_path)
+
+
+def test_what_is_encoded_is_decoded_under_its_own_name_only() -> None:
+    assert decode(encode(ADDRESS), "local.0") == ADDRESS
+    assert decode(encode(ADDRESS), "local.1") is None

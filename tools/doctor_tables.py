@@ -12,7 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from dagrad_bus.tools.tables import format_number
-from dagrad_bus.workers.launch.examination.judgement import Examined, Fault, HostFacts, PathFacts, plural
+from dagrad_bus.workers.launch.examination.judgement import (
+    Examined,
+    Fault,
+    HostFacts,
+    PathFacts,
+    list_of,
+    plural,
+    table_of,
+)
 
 if TYPE_CHECKING:
     from dagrad_bus.workers.launch.examination.live import RunFacts
@@ -51,11 +59,10 @@ def _host_row(host: HostFacts) -> list[str | Text]:
     if not host.reached:
         return [host.label, Text("not reached", style="bold red")]
     facts = host.facts
-    packages = facts.get("packages") or {}
-    memory, cores, temporary = (facts.get(name) or {} for name in ("memory", "cores", "temporary"))
+    packages, memory, cores, temporary = (table_of(facts, n) for n in ("packages", "memory", "cores", "temporary"))
     usable = min(cores["usable"], cores.get("quota") or cores["usable"]) if cores else None
     clock = "-" if host.local else f"{1000 * host.offset:+.0f} ± {1000 * host.offset_error:.1f} ms"
-    soft = (facts.get("fds") or [None])[0]
+    soft = next(iter(list_of(facts, "fds")), None)
     return [
         host.label,
         host.address,

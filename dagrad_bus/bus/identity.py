@@ -16,11 +16,12 @@ from dagrad_bus.blocks import Layout
 from dagrad_bus.codec import Codec
 from dagrad_bus.errors import LayoutMismatch, MalformedFrame, NotAdmitted, RemoteError, VersionMismatch
 from dagrad_bus.ids import NodeId, derive_node_id
+from dagrad_bus.messages import TELLS_LINKS
 from dagrad_bus.settings import Settings
 from dagrad_bus.topology.live import TopologySpec
 from dagrad_bus.wire import Error, ErrorCode, Hello, HelloOk, MemberState, Record
 
-MINOR = 1
+MINOR = 0
 """Minor version of the wire spoken here."""
 _CAPABILITY = {Codec.ZLIB: 1 << 0, Codec.BLOSC2_LZ4: 1 << 2, Codec.BLOSC2_ZSTD: 1 << 3}
 _ERROR_CODES = {LayoutMismatch.code: ErrorCode.LAYOUT, VersionMismatch.code: ErrorCode.VERSION}
@@ -83,7 +84,7 @@ class Identity:
             name=self.settings.name,
             max_frame=self.settings.link.max_frame,
             minor=(0, MINOR),
-            capabilities=sum(_CAPABILITY[codec] for codec in self.codecs),
+            capabilities=sum(_CAPABILITY[codec] for codec in self.codecs) | TELLS_LINKS,
         )
 
     def admit(self, message: Hello | HelloOk) -> None:

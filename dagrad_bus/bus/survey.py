@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from random import Random
 
 from dagrad_bus.bus.approach import Approach
-from dagrad_bus.bus.visit import LINKS_MINOR, POLL, Visit
+from dagrad_bus.bus.visit import POLL, Visit
 from dagrad_bus.bus.visitor import LiveRun, enter, live_run, look
 from dagrad_bus.errors import UsageError
 from dagrad_bus.ids import NodeId
+from dagrad_bus.messages import TELLS_LINKS
 from dagrad_bus.topology.live import TopologySpec
 from dagrad_bus.wire import Heartbeat, LinkReport, LinksReq, MemberState, Record
 
@@ -151,7 +152,7 @@ class Survey:
         while (now := self._loop.time()) < until:
             visit.introduce()
             for node in nodes:
-                if node in visit.minors and node not in pinged and visit.ping(node):
+                if node in visit.abilities and node not in pinged and visit.ping(node):
                     pinged.add(node)
                 if links:
                     self._ask_links(node, asked, now)
@@ -162,7 +163,11 @@ class Survey:
 
     def _ask_links(self, node: NodeId, asked: dict[NodeId, float], now: float) -> None:
         visit = self._visit
-        if visit.minors.get(node, 0) < LINKS_MINOR or self._has_links(node) or now - asked.get(node, 0.0) < ASK_LINKS:
+        if (
+            not visit.abilities.get(node, 0) & TELLS_LINKS
+            or self._has_links(node)
+            or now - asked.get(node, 0.0) < ASK_LINKS
+        ):
             return
         if visit.transport.send(node, LinksReq(visit.expect_links(node))):
             asked[node] = now
@@ -177,7 +182,7 @@ class Survey:
         return (
             node in visit.beats
             and is_answered
-            and (not links or self._has_links(node) or visit.minors.get(node, LINKS_MINOR) < LINKS_MINOR)
+            and (not links or self._has_links(node) or not visit.abilities.get(node, TELLS_LINKS) & TELLS_LINKS)
         )
 
     def _agree(self, nodes: Iterable[NodeId]) -> bool:
@@ -234,7 +239,7 @@ class Survey:
         until = self._loop.time() + patience
         while self._loop.time() < until:
             self._visit.introduce()
-            if all(node in self._visit.minors or node in self._visit.gone for node in nodes):
+            if all(node in self._visit.abilities or node in self._visit.gone for node in nodes):
                 break
             await asyncio.sleep(POLL)
         return nodes

@@ -36,8 +36,6 @@ GREET_AGAIN = 4.0
 """Seconds between two greetings: a worker closes a connection that it did not need for 10 s."""
 MOST_ANSWERS = 64
 """Messages that are taken in answer to one question about links."""
-LINKS_MINOR = 1
-"""Minor version of the wire from which on a worker tells about its links."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +55,8 @@ class Heard:
     records: dict[NodeId, Record] = field(default_factory=dict[NodeId, Record])
     names: dict[NodeId, str] = field(default_factory=dict[NodeId, str])
     """Of those that greeted us, by their own word."""
-    minors: dict[NodeId, int] = field(default_factory=dict[NodeId, int])
-    """Minor version of the wire agreed with each that answered our greeting."""
+    abilities: dict[NodeId, int] = field(default_factory=dict[NodeId, int])
+    """Capability bits of each that answered our greeting."""
     rtts: dict[NodeId, list[float]] = field(default_factory=dict[NodeId, list[float]])
     """Seconds between each answered PING and its PONG, in the order of the answers."""
     links: dict[NodeId, list[Links]] = field(default_factory=dict[NodeId, list[Links]])
@@ -132,7 +130,7 @@ class Visit(Heard):
         self._speakers[routing] = message.node
         self.names[message.node] = message.name
         if isinstance(message, HelloOk):
-            self.minors[message.node] = message.chosen
+            self.abilities[message.node] = message.capabilities
 
     def beaten(self, peer: NodeId, parts: list[bytes]) -> None:
         """Take a heartbeat."""
@@ -147,7 +145,7 @@ class Visit(Heard):
         if up:
             self.gone.discard(peer)
         else:
-            self.minors.pop(peer, None)
+            self.abilities.pop(peer, None)
 
     def refused(self, peer: NodeId) -> None:
         """Take note that nobody is there."""

@@ -12,6 +12,7 @@ become, and ended one by one. Process ids are the machine's, so a test may kill 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,9 +112,7 @@ class VirtualHost:
         """Start a command in the host; ``given`` goes to ``Popen``. Its pid is that of the command itself."""
         enter = ["ip", "netns", "exec", self.namespace, "unshare", "--uts", "sh", "-c", _ENTER, "sh"]
         kept = [path for path in _needed() if path.startswith("/tmp/")]  # a checkout below /tmp
-        child: subprocess.Popen[bytes] = subprocess.Popen(
-            [*enter, self.name, str(self._folder), *kept, "--", *words], **given
-        )
+        child = subprocess.Popen[bytes]([*enter, self.name, str(self._folder), *kept, "--", *words], **given)
         self._children.append(child)
         return child
 
@@ -197,6 +196,11 @@ def _needed() -> list[str]:
     """Return the folders that a worker needs: the source, the environment and the interpreter."""
     source = str(Path(dagrad_bus.__file__).resolve().parents[1])
     return sorted({source, sys.prefix, sys.base_prefix})
+
+
+def path_of(program: str) -> str:
+    """Return where a program is, daemons included, which are not on everybody's path; empty if nowhere."""
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin") or ""
 
 
 def scratch(prefix: str) -> Path:

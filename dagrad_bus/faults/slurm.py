@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from dagrad_bus.errors import StartError
-from dagrad_bus.faults.host import Process, VirtualHost, scratch
+from dagrad_bus.faults.host import Process, VirtualHost, path_of, scratch
 from dagrad_bus.faults.namespaces import Hosts
 
 START = 30.0
@@ -62,12 +62,8 @@ PartitionName=all Nodes=ALL Default=YES OverSubscribe=YES MaxTime=INFINITE State
 def why_not() -> str:
     """Return which program is missing; empty if none is."""
     programs = ("slurmctld", "slurmd", "srun", "scontrol", "sinfo", "munged")
-    missing = [program for program in programs if not _path(program)]
+    missing = [program for program in programs if not path_of(program)]
     return f"needs {', '.join(missing)} (slurm-wlm, munge)" if missing else ""
-
-
-def _path(program: str) -> str:
-    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin") or ""
 
 
 def config(folder: Path, name: str, address: str, nodes: int) -> str:
@@ -172,7 +168,7 @@ class Slurm:
     def _start(self, name: str, program: str, *words: str) -> None:
         with (self.folder / f"{name}.log").open("wb") as out:
             given = {"env": self.environ(), "stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
-            self._daemons[name] = self.host.start(_path(program), *words, **given)
+            self._daemons[name] = self.host.start(path_of(program), *words, **given)
 
     def _start_munge(self) -> None:
         key = self.folder / "munge.key"

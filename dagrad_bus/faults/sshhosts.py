@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dagrad_bus.errors import StartError
-from dagrad_bus.faults.host import Done, Process, VirtualHost, scratch
+from dagrad_bus.faults.host import Done, Process, VirtualHost, path_of, scratch
 from dagrad_bus.faults.namespaces import Hosts
 
 HEAD = "head"
@@ -58,13 +58,8 @@ Host *
 
 def why_not() -> str:
     """Return which program is missing; empty if none is."""
-    missing = [program for program in ("ssh", "ssh-keygen", "sshd") if not _path(program)]
+    missing = [program for program in ("ssh", "ssh-keygen", "sshd") if not path_of(program)]
     return f"needs {', '.join(missing)} (openssh-client, openssh-server)" if missing else ""
-
-
-def _path(program: str) -> str:
-    """Return where a program is; daemons are not on everybody's path."""
-    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin") or ""
 
 
 class SshHosts:
@@ -178,7 +173,7 @@ class SshHosts:
         folder = self.folder / name
         (folder / "sshd_config").write_text(_SSHD.format(folder=folder, keys=self.folder))
         Path("/run/sshd").mkdir(exist_ok=True)  # where sshd locks its children in; compiled in
-        words = [_path("sshd"), "-D", "-f", str(folder / "sshd_config"), "-E", str(folder / "sshd.log")]
+        words = [path_of("sshd"), "-D", "-f", str(folder / "sshd_config"), "-E", str(folder / "sshd.log")]
         self._servers[name] = self[name].start(*words, stdin=subprocess.DEVNULL)
 
     def _await(self) -> None:

@@ -79,7 +79,8 @@ def test_what_is_published_is_found_and_nothing_is_waited_for(port: int, prefix:
 
 def test_all_get_the_key_that_the_first_one_drew(port: int, prefix: str) -> None:
     with ThreadPoolExecutor(4) as pool:
-        keys = list(pool.map(lambda _: Store("127.0.0.1", port, prefix).key(), range(8)))
+        asked = [pool.submit(Store("127.0.0.1", port, prefix).key) for _ in range(8)]
+        keys = [each.result() for each in asked]
     assert len(set(keys)) == 1
     assert len(keys[0]) == 64
     assert Store("127.0.0.1", port, f"{prefix}/1").key() != keys[0]

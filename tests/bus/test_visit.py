@@ -14,7 +14,7 @@ from dagrad_bus.bus import visit as module
 from dagrad_bus.bus.identity import Identity, record_of
 from dagrad_bus.bus.visit import Visit
 from dagrad_bus.ids import NodeId, Step
-from dagrad_bus.messages import VISITOR
+from dagrad_bus.messages import TELLS_LINKS, VISITOR
 from dagrad_bus.settings import Settings
 from dagrad_bus.wire import Heartbeat, Hello, HelloOk, Links, Message, Ping, Pong, PpRecords, pack
 
@@ -55,7 +55,17 @@ def hello_of(identity: Identity) -> Hello:
 def answer_of(identity: Identity) -> HelloOk:
     mine = hello_of(identity)
     return HelloOk(
-        mine.node, mine.job, mine.epoch, 0, mine.layout, mine.host, 7, 8, mine.name, mine.max_frame, chosen=1
+        mine.node,
+        mine.job,
+        mine.epoch,
+        0,
+        mine.layout,
+        mine.host,
+        7,
+        8,
+        mine.name,
+        mine.max_frame,
+        capabilities=TELLS_LINKS,
     )
 
 
@@ -82,13 +92,13 @@ async def test_only_who_holds_the_key_is_believed(make: Callable[[], tuple[Visit
     visit.received(b"1", [b"junk"])
     assert (visit.answers, visit.records, visit.names) == (0, {}, {})
     say(visit, b"1", hello_of(friend))
-    assert visit.minors == {}, "it has not answered our greeting yet"
+    assert visit.abilities == {}, "it has not answered our greeting yet"
     say(visit, b"1", answer_of(friend))
     say(visit, b"1", records)
     assert (visit.answers, visit.told_by, visit.names) == (1, friend.node, {friend.node: "a"})
-    assert visit.minors == {friend.node: 1}
+    assert visit.abilities == {friend.node: TELLS_LINKS}
     visit.connection(friend.node, up=False)
-    assert visit.minors == {}
+    assert visit.abilities == {}
 
 
 @pytest.mark.asyncio

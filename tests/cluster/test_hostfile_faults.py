@@ -64,7 +64,9 @@ def test_a_killed_worker_comes_back(run: Run) -> None:
     assert wait_until(lambda: are_together(run, NAMES), 60), run.err
     starts = [line for line in run.journal("node2.1") if line["event"] == "start"]
     assert len(starts) == 2
-    after = [line for line in run.journal("node2.1") if line["event"] == "log"][-1]
+    back = run.journal("node2.1").index(starts[1])
+    assert wait_until(lambda: any(line["event"] == "log" for line in run.journal("node2.1")[back:]))
+    after = next(line for line in run.journal("node2.1")[back:] if line["event"] == "log")
     assert after["step"] >= before  # it copied its neighbours' state and step count
     ended = run.events("exited")
     assert [(one["name"], one["how"]) for one in ended] == [("node2.1", "SIGKILL")]
@@ -130,11 +132,13 @@ def test_a_host_cut_off_for_20_s_is_in_one_membership_again(run: Run) -> None:
     time.sleep(20)
     there, here = NAMES[4:], NAMES[:4]
     assert all(gauge(run, name, "members") == 4 for name in here), "those left together did not notice"
+    steps = {name: run.step(name) for name in there}
     run.cluster.restore("node3")
+    assert wait_until(lambda: all(run.step(name) > steps[name] + 100 for name in there), 60), run.err
     assert wait_until(lambda: are_together(run, NAMES), 60), run.err
     assert {host: run.workers(host) for host in run.cluster.names} == workers  # nobody was killed for it
     assert [one["attempt"] for one in run.events("started")] == [0] * 6
-    for name in there:
+    for name in there:  # what they said meanwhile has come, all of it and once
         logged = [line["step"] for line in run.journal(name) if line["event"] == "log"]
         assert logged == sorted(set(logged))
         text = (run.folder / "logs" / f"{name}.log").read_text()

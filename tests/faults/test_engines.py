@@ -30,7 +30,10 @@ def test_no_launch_inside_another_is_seen(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_missing_programs_and_modules_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda program: None)
+    def which(program: str) -> None:
+        return None
+
+    monkeypatch.setattr(shutil, "which", which)
     assert why_no_mpirun() == "needs mpirun (openmpi-bin)"
     assert why_no_frameworks("json") == ""
     assert why_no_frameworks("json", "no_such_module").startswith("needs no_such_module (pip install ")

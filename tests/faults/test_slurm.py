@@ -28,7 +28,10 @@ def test_nothing_is_written_outside_of_the_folder() -> None:
 
 
 def test_missing_programs_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda program, path=None: None if program[0] == "m" else f"/bin/{program}")
+    def which(program: str, path: str | None = None) -> str | None:
+        return None if program == "munged" else f"/bin/{program}"
+
+    monkeypatch.setattr(shutil, "which", which)
     assert why_not() == "needs munged (slurm-wlm, munge)"
 
 

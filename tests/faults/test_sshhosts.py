@@ -10,9 +10,14 @@ from dagrad_bus.faults.sshhosts import SshHosts, why_not
 
 
 def test_missing_programs_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda program, path=None: None if program == "sshd" else f"/bin/{program}")
+    there = {"ssh", "ssh-keygen"}
+
+    def which(program: str, path: str | None = None) -> str | None:
+        return f"/bin/{program}" if program in there else None
+
+    monkeypatch.setattr(shutil, "which", which)
     assert why_not() == "needs sshd (openssh-client, openssh-server)"
-    monkeypatch.setattr(shutil, "which", lambda program, path=None: "/usr/sbin/sshd")
+    there.add("sshd")
     assert why_not() == ""
 
 

@@ -17,7 +17,9 @@ def _text(shown: RenderableType) -> str:
 
 
 def _examined(paths: list[PathFacts], **facts: Any) -> Examined:
-    good = HostFacts(label="node1", target="node1", reached=True, address="10.0.0.1", login=0.4, offset=0.01, facts=facts)
+    good = HostFacts(
+        label="node1", target="node1", reached=True, address="10.0.0.1", login=0.4, offset=0.01, facts=facts
+    )
     lost = HostFacts(label="node2", target="node2")
     return Examined(hosts=[good, lost], paths=paths, here={}, first_port=1, last_port=9)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -144,7 +145,11 @@ def test_a_run_over_several_hosts_is_joined_at_an_address_that_others_reach(
     folder.update_run(settings={**settings, "transport": {**settings["transport"], "bind": "*"}})
     far = Address(name="local.1", pid=GONE, epoch=1, inbox="tcp://192.0.2.77:1", beat="tcp://192.0.2.77:2")
     publish(folder.path, far)  # no process of this host
-    monkeypatch.setattr(addresses, "choose", lambda hosts: f"10.0.0.{len(list(hosts))}")
+
+    def choose(hosts: Iterable[str]) -> str:
+        return f"10.0.0.{len(list(hosts))}"
+
+    monkeypatch.setattr(addresses, "choose", choose)
     result = CliRunner().invoke(join, [str(folder.path), "true"])
     assert result.exit_code == 0, result.output
     assert (started[0]["DAGRAD_ADVERTISE"], started[0]["DAGRAD_BIND"]) == ("10.0.0.1", "*")

@@ -62,7 +62,9 @@ def test_too_little_bandwidth_gives_1() -> None:
     assert rich.exit_code == 0 and "carries it" in rich.stdout
 
 
-@pytest.mark.parametrize("words", [("--model", "1x"), ("--model", "1M", "--density", "2"), ("--model", "1M", "-H", "-x")])
+@pytest.mark.parametrize(
+    "words", [("--model", "1x"), ("--model", "1M", "--density", "2"), ("--model", "1M", "-H", "-x")]
+)
 def test_wrong_options_are_usage_errors(words: tuple[str, ...]) -> None:
     assert isinstance(_call(*words).exception, UsageError)
 

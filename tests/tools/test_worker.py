@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +30,10 @@ def clean(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | more
 
 
+def _nothing(*_: object, **__: object) -> None:
+    """Do nothing, in place of what would concern this very process."""
+
+
 @pytest.fixture
 def became(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, tuple[str, ...], dict[str, str]]]:
     """Commands that would have replaced this process, in a folder of their own and under mpirun."""
@@ -42,8 +47,8 @@ def became(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, t
     for name, value in MPI.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "execve", execute)
-    monkeypatch.setattr(module, "set_death_signal", lambda number, parent: None)
-    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(module, "set_death_signal", _nothing)
+    monkeypatch.setattr(signal, "signal", _nothing)
     monkeypatch.chdir(tmp_path)
     return found
 
@@ -151,6 +156,45 @@ def test_it_ends_with_the_process_of_the_engine_unless_detached(tmp_path: Path, 
     finally:
         if _is_alive(pid):
             os.kill(pid, signal.SIGKILL)
+
+
+TALK = """
+import asyncio, os
+from dagrad_bus import Bus, from_environment
+
+async def main():
+    settings = from_environment(os.environ)
+    assert settings.directory is None
+    async with asyncio.timeout(30), Bus(settings, 64) as bus:
+        await bus.wait_ready(len(settings.members) - 1)
+        print(settings.name, *sorted(bus.neighbours), flush=True)
+        open(settings.name, "w").close()
+        while not all(os.path.exists(name) for name in settings.members):
+            await asyncio.sleep(0.02)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_processes_find_each_other_by_the_port_of_rank_0_alone(tmp_path: Path) -> None:
+    (tmp_path / "talk.py").write_text(TALK)
+    (tmp_path / "key").write_text("secret")
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = str(reserved.getsockname()[1])
+    words = ["--workers", "4", "--run", "r", "--seed-port", port, "--seed-host", "127.0.0.1", "--key-file", "key"]
+    started = [
+        subprocess.Popen(
+            [*CLI, "--rank", str(rank), *words, "talk.py"], env=clean(), cwd=tmp_path, stdout=-1, text=True
+        )
+        for rank in (3, 1, 2, 0)
+    ]
+    told = sorted(process.communicate()[0].strip() for process in started)
+    names = [f"worker.{rank}" for rank in range(4)]
+    assert told == [" ".join([name, *(other for other in names if other != name)]) for name in names]
+    assert [process.returncode for process in started] == [0] * 4
 
 
 def _is_alive(pid: int) -> bool:

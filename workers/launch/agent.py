@@ -36,7 +36,7 @@ from importlib import metadata
 from dagrad_bus.errors import BusError, StartError, UsageError
 from dagrad_bus.workers.launch.connection import LIMIT, Connection, open_standard
 from dagrad_bus.workers.launch.environment import count_cores
-from dagrad_bus.workers.launch.orders import Attach, BadLine, Fault, Hello, Start, parse_order
+from dagrad_bus.workers.launch.orders import Attach, BadLine, Fault, Hello, Renew, Start, parse_order
 from dagrad_bus.workers.launch.quarters import find
 from dagrad_bus.workers.launch.station import Station
 
@@ -76,6 +76,8 @@ async def serve(line: Connection, environ: Mapping[str, str]) -> int:
                 return await _run(order, line, hello, environ)
             case Attach():
                 return await _find_running(order, line, environ)
+            case Renew():
+                pass
             case _:
                 line.send(Fault(text=f"{order.op}: the first order is start or attach", code=2))
     return 0

@@ -49,7 +49,7 @@ RANK_NAMES = (
 
 _OURS = (
     *("DAGRAD_RUN", "DAGRAD_NAME", "DAGRAD_ROSTER", "DAGRAD_RUN_DIR", "DAGRAD_KEY_FILE", "DAGRAD_SLOT"),
-    *("DAGRAD_ATTEMPT", "DAGRAD_AGENT", "DAGRAD_MEMBERS"),
+    *("DAGRAD_ATTEMPT", "DAGRAD_AGENT", "DAGRAD_MEMBERS", "DAGRAD_SEEDS", "DAGRAD_INBOX_PORT", "DAGRAD_BEAT_PORT"),
 )
 _NEVER = (*_OURS, "DAGRAD_LAUNCHER_*")
 """What only the launcher of a run says, with wildcards: it never travels."""

@@ -86,7 +86,9 @@ class ProcessPipe:
         deadline = asyncio.get_running_loop().time() + (0 if outlives else patience)
         while self._process.poll() is None:
             if asyncio.get_running_loop().time() >= deadline:
-                if not outlives:
+                if outlives:
+                    self._process.returncode = 0  # it is nobody's child from now on, and no leak
+                else:
                     self._process.kill()
                     self._process.wait()
                 return
@@ -138,7 +140,8 @@ async def open_process(
         try:
             await pipe.close(patience=patience, outlives=outlives)
         finally:
-            writer.abort()  # what it did not read it will not read
+            if writer.get_write_buffer_size():
+                writer.abort()  # what it did not read it will not read
             source.close()
 
 

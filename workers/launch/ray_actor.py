@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import IO
 
 from dagrad_bus.workers.launch.nursery import set_death_signal
 from dagrad_bus.workers.launch.outfit import is_ours
@@ -38,8 +39,11 @@ class Carrier:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._stdin: asyncio.WriteTransport | None = None
+        self._source: asyncio.ReadTransport | None = None
         self._stdout = asyncio.StreamReader()
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # as long as this; a file needs no reader
+        self._stderr: IO[bytes] | None = None
+        self._why: str | None = None
+        """Why there is nothing more to take."""
         self._fed = 0
         self._first = 0
         """Number of the first byte kept."""
@@ -73,6 +77,7 @@ class Carrier:
                 str(os.getpid()),
                 *(word or sys.executable for word in words),
             ]
+            self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # until the end; a file needs no reader
             self._process = subprocess.Popen(  # noqa: ASYNC220  # forked by the thread that lives as long as the actor
                 command,
                 stdin=subprocess.PIPE,
@@ -87,7 +92,8 @@ class Carrier:
     async def _adopt(self, process: subprocess.Popen[bytes]) -> None:
         """Hand the child's pipes to the loop. Its stdout is read only as fast as somebody takes it."""
         loop = asyncio.get_running_loop()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(self._stdout), process.stdout)
+        protocol = asyncio.StreamReaderProtocol(self._stdout)
+        self._source, _ = await loop.connect_read_pipe(lambda: protocol, process.stdout)
         self._stdin, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, process.stdin)
 
     async def feed(self, at: int, data: bytes) -> None:
@@ -114,17 +120,24 @@ class Carrier:
                     async with asyncio.timeout(POLL):
                         self._kept = await self._stdout.read(PART)
             ended = not self._kept and self._stdout.at_eof()
-            return self._kept, await self._describe_end() if ended else None
+            if ended and self._why is None:
+                self._why = await self._describe_end()
+            return self._kept, self._why if ended else None
 
     async def _describe_end(self) -> str:
-        if self._process is None:
+        """Wait for the agent's end and return why it ended; empty if all is well."""
+        if self._process is None or self._stderr is None:
             return "no agent was started"
+        for transport in (self._source, self._stdin):
+            if transport is not None:
+                transport.close()
         code = await asyncio.to_thread(self._process.wait)
+        with self._stderr as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_WORDS))
+            text = file.read().decode(errors="replace").strip()
         if code == 0:
             return ""
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _LAST_WORDS))
-        text = self._stderr.read().decode(errors="replace").strip()
         return f"the agent {how}" + (f": {text}" if text else "")
 
 

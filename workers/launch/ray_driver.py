@@ -235,8 +235,8 @@ def _knock(address: str) -> None:
     Raises:
         StartError: nobody does, or the address has no port.
     """
-    place = urlsplit(address if "://" in address else f"//{address}")
     try:
+        place = urlsplit(address if "://" in address else f"//{address}")
         host, port = place.hostname, place.port
     except ValueError:
         host = port = None

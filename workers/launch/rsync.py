@@ -20,13 +20,13 @@ def rsync_words(folder: Path, host: Host, *, config: Path | None = None) -> list
     """Return the command line that makes ``folder`` on ``host`` what it is here, deletions included."""
     transport = ssh_words(host, ["x"], config=config)
     transport = transport[: transport.index("--")]  # rsync adds host and command itself
-    target = f"{host.user}@{host.host}" if host.user else host.host
-    bracketed = f"[{target}]" if ":" in target else target
+    address = f"[{host.host}]" if ":" in host.host else host.host
+    target = f"{host.user}@{address}" if host.user else address
     path = f"{folder.absolute()}/"
     # --mkpath would need rsync 3.2.3 on both sides; the remote shell makes the parents instead
     remote = f"mkdir -p {shlex.quote(path)} && rsync"
     words = ["rsync", "-a", "--delete", "-e", shlex.join(transport), "--rsync-path", remote]
-    return [*words, "--", path, f"{bracketed}:{path}"]
+    return [*words, "--", path, f"{target}:{path}"]
 
 
 def copy_to_hosts(folder: Path, hosts: Sequence[Host], *, config: Path | None = None) -> None:
@@ -55,4 +55,4 @@ def _copy(folder: Path, host: Host, config: Path | None) -> str:
         )
     except OSError as error:
         return f"cannot run rsync: {error.strerror}"
-    return done.stderr.strip() if done.returncode else ""
+    return (done.stderr.strip() or f"rsync exited with {done.returncode}") if done.returncode else ""

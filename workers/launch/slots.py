@@ -22,6 +22,8 @@ class Slots:
         self._over: set[str] = set()
         self._attempts: dict[str, int] = {}
         """Of each worker that was started, its latest."""
+        self._heard: set[str] = set()
+        """Those of which there was a report since they were asked for."""
         self.unsent: set[str] = set()
         """Added while the agent could not be told."""
         self.told: set[str] = set()
@@ -41,14 +43,15 @@ class Slots:
 
     @property
     def swallowed(self) -> list[str]:
-        """Names of those of which an agent with nothing left to do has never heard."""
-        return [name for name in self.unfinished if name not in self.told]
+        """Names of those of which an agent with nothing left to do has never heard: a cut has swallowed the order."""
+        return [name for name in self.unfinished if name not in self.told and name not in self._heard]
 
     def add(self, workers: Iterable[WorkerOrder], *, sent: bool) -> None:
         """Take note of workers that an order adds; ``sent``: whether the agent was told."""
         for worker in workers:
             self._orders[worker.name] = worker
             self._over.discard(worker.name)
+            self._heard.discard(worker.name)
             self.unwanted.pop(worker.name, None)
             self.unsent.discard(worker.name)
             (self.told if sent else self.unsent).add(worker.name)
@@ -77,7 +80,8 @@ class Slots:
             case Exited(name=name, wait=None) | CalledOff(name=name):
                 self._over.add(name)
             case _:
-                pass
+                return True
+        self._heard.add(name)
         return True
 
     def _is_ours(self, name: str) -> bool:

@@ -35,9 +35,8 @@ _OURS = {
 _ENDED = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (?:Exited with exit code (\d+)|(.+?))(?: \(core dumped\))?")
 _NOT_LAUNCHED = re.compile(r"srun: error: [Tt]asks? ([\d,-]+) launch failed: (.+)")
 _NODE = re.compile(r"srun: error: Node failure on (\S+)")
-_CANCELLED = re.compile(
-    r"srun: (?:Force Terminated|Job step aborted|forcing job termination)|.*\*\*\* (?:STEP|JOB) \S+ .*CANCELLED"
-)
+_CANCELLED = re.compile(r"srun: (?:Job step aborted|forcing job termination)|.*\*\*\* (?:STEP|JOB) \S+ .*CANCELLED")
+"""``srun: Force Terminated StepId=`` is none of them: it comes at the end wherever a task was killed."""
 _SIGNALS = {signal.strsignal(number): number for number in signal.valid_signals()}
 
 

@@ -55,7 +55,11 @@ def test_own_is_what_can_be_bound() -> None:
 
 def test_the_first_way_counts_and_the_own_name_is_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "towards", {"b": "10.0.0.2", "c": "10.0.0.3"}.get)
-    monkeypatch.setattr(addresses, "of_name", lambda host: "10.9.9.9")
+
+    def own(host: str) -> str:
+        return "10.9.9.9"
+
+    monkeypatch.setattr(addresses, "of_name", own)
     assert choose(["", "a", "b", "c"]) == "10.0.0.2"
     assert choose(["a"]) == choose([]) == "10.9.9.9"
 

@@ -30,6 +30,7 @@ from dagrad_bus.workers.launch.orders import (
     Located,
     Order,
     Ready,
+    Renew,
     Report,
     RestartPolicy,
     Signal,
@@ -250,7 +251,7 @@ def test_what_cannot_begin_is_a_fault_with_its_code(
 
 def test_bad_orders_are_faults_and_the_agent_goes_on(place: Place) -> None:
     line = place.open()
-    line.say(b"Welcome!\n", Stop(), place.start("time.sleep(60)"), b'{"op":"dance"}\n', b"\n", place.start())
+    line.say(Renew(), b"Welcome!\n", Stop(), place.start("time.sleep(60)"), b'{"op":"dance"}\n', b"\n", place.start())
     line.say(Add(workers=[WorkerOrder(name="h.0", slot=0)]), Signal(number=99), Finish())
     line.say(Graph(digest="ab", at=0, size=3, data="?"), Addresses(entries={"x": {}}))
     line.wait(lambda: len(line.of(Fault)) == 10)

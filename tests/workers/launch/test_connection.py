@@ -5,7 +5,7 @@ import functools
 import os
 import socket
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -112,6 +112,21 @@ async def test_standard_streams_are_pipes() -> None:
     assert os.read(reports, 1) == b""
     os.close(orders)
     os.close(reports)
+
+
+@on_asyncio
+async def test_pipes_that_break_are_the_end(until: Callable[[Callable[[], object]], Awaitable[None]]) -> None:
+    (source, orders), (reports, target) = os.pipe(), os.pipe()
+    line = await open_standard(os.fdopen(source, "rb", buffering=0), os.fdopen(target, "wb", buffering=0))
+    os.close(orders)
+    os.close(reports)
+    assert await line.read() == b""
+    await until(line._writer.is_closing)
+    await asyncio.sleep(0.01)
+    line.write(b"x")
+    await line.drain()
+    line.drop()
+    await line.close()
 
 
 @on_asyncio

@@ -79,9 +79,9 @@ def test_traffic_follows_graph_interval_and_fanout() -> None:
     assert full.frames_per_step == 4 and full.dense_share == full.bytes_per_step / (8 * 301_066)
     beats = full.heartbeat_bytes_per_second / 10
     assert full.bytes_per_step - beats == pytest.approx(4 * (frame.size + ack_size()))
-    for settings, share in ((ExchangeSettings(interval=4), 1 / 4), (ExchangeSettings(fanout=1), 1 / 4),
+    for chosen, share in ((ExchangeSettings(interval=4), 1 / 4), (ExchangeSettings(fanout=1), 1 / 4),
                             (ExchangeSettings(fanout=9), 1.0), (ExchangeSettings(rule="local"), 0.0)):  # fmt: skip
-        less = plan_traffic(301_066, frame, 4.0, 10.0, settings, 1.0)
+        less = plan_traffic(301_066, frame, 4.0, 10.0, chosen, 1.0)
         assert less.bytes_per_step - beats == pytest.approx(share * (full.bytes_per_step - beats))
     assert full.wire_bytes_per_second > full.bytes_per_second
     assert 100 < heartbeat_size(4) < heartbeat_size(64) < 1000

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_what_is_no_model_is_a_usage_error(text: str) -> None:
         read_size(text)
 
 
-def _write(path: Path, header: dict[str, object]) -> Path:
+def _write(path: Path, header: Mapping[str, object]) -> Path:
     data = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(data)) + data)
     return path
@@ -56,6 +57,7 @@ def test_a_safetensors_file_is_read_by_its_header(tmp_path: Path) -> None:
         read_size(str(tmp_path / "cut.safetensors"))
 
 
+@pytest.mark.slow  # imports torch
 def test_a_factory_is_measured_as_attach_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["from torch import nn", "", "class Models:", "    @staticmethod", "    def small():",
              "        model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))",

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def enter(path: Path, number: int) -> tuple[str, int]:
 
 def test_all_find_what_the_first_one_wrote(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
-        found = set(pool.map(lambda number: enter(tmp_path / "a" / "run", number), range(32)))
+        found = set(pool.map(partial(enter, tmp_path / "a" / "run"), range(32)))
     assert len(found) == 1
     folder = tmp_path / "a" / "run"
     assert sorted(os.listdir(folder)) == ["key", "logs", "peers", "roster", "run.json", "workers"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,15 @@ POD = Found(engine="pod", job="train", rank=1, local_size=1, first_host="train-0
 @pytest.fixture(autouse=True)
 def _own_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have this host be 10.0.0.7."""
-    monkeypatch.setattr(addresses, "choose", lambda targets: list(targets) and "10.0.0.7")
-    monkeypatch.setattr(addresses, "is_own", lambda address: address in {"10.0.0.7", "127.0.0.1"})
+
+    def choose(targets: Iterable[str]) -> str:
+        return "10.0.0.7"
+
+    def is_own(address: str) -> bool:
+        return address in {"10.0.0.7", "127.0.0.1"}
+
+    monkeypatch.setattr(addresses, "choose", choose)
+    monkeypatch.setattr(addresses, "is_own", is_own)
 
 
 def told(found: Found | None, environ: Mapping[str, str] | None = None, fqdn: str = "host", **wishes: Any) -> Plan:
@@ -162,7 +169,10 @@ def test_a_port_known_beforehand_is_open_at_every_address() -> None:
 
 
 def test_a_host_without_an_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses, "choose", lambda targets: None)
+    def choose(targets: Iterable[str]) -> None:
+        return None
+
+    monkeypatch.setattr(addresses, "choose", choose)
     assert "--advertise" in told(SLURM).notes[0]
 
 

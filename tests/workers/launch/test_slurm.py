@@ -83,12 +83,15 @@ def test_a_step_that_was_cancelled_lost_its_tasks() -> None:
     for line in (
         "srun: Job step aborted: Waiting up to 7 seconds for job step to finish.",
         "slurmstepd-n2: error: *** STEP 11.0 ON n2 CANCELLED AT 2026-11-22T23:16:21 ***",
-        "srun: Force Terminated StepId=3.0",
+        "srun: forcing job termination",
     ):
         exits = SrunExits()
         exits.take(line)
         assert exits.judge(2, 0, finished={1}) == [TaskEnd(0, why="lost: Slurm ended the step"), TaskEnd(1, code=0)]
     assert SrunExits().judge(1, -9, ())[0].status == 137
+    exits = SrunExits()
+    exits.take("srun: Force Terminated StepId=3.0")  # at the end, after a task was killed; the others had ended well
+    assert exits.judge(1, 137, ()) != [] and not exits.cancelled
 
 
 def test_srun_that_fails_by_itself_fails_all() -> None:

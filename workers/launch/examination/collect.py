@@ -13,12 +13,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from dagrad_bus.errors import StartError
 from dagrad_bus.workers.launch.addresses import LOOPBACK, towards
 from dagrad_bus.workers.launch.examination.host import gather_facts
-from dagrad_bus.workers.launch.examination.judgement import Examined, HostFacts, PathFacts
+from dagrad_bus.workers.launch.examination.judgement import Examined, HostFacts, PathFacts, list_of
 from dagrad_bus.workers.launch.examination.paths import SECONDS, TOKEN_BYTES
 from dagrad_bus.workers.launch.pipes import Pipe, open_process
 from dagrad_bus.workers.launch.ssh import Target, is_local, launch_words
@@ -118,10 +118,10 @@ class Interview:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        answer = json.loads(line)
+        answer: Any = json.loads(line)
     except ValueError:
         return None
-    return answer if isinstance(answer, dict) else None
+    return cast("dict[str, Any]", answer) if isinstance(answer, dict) else None
 
 
 def estimate_offset(samples: Sequence[tuple[float, float, float, float]]) -> tuple[float, float]:
@@ -213,7 +213,7 @@ class Collection:
         if subject.addr:
             return subject.addr
         if not is_local(subject):
-            ssh = facts.get("ssh") or []
+            ssh = list_of(facts, "ssh")
             return str(ssh[2]) if len(ssh) == 4 else subject.host
         others = [other for other in self._wanted.subjects if not is_local(other)]
         return (towards(others[0].addr or others[0].host) if others else None) or LOOPBACK

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 from ipaddress import ip_address
 from statistics import median
+from typing import Any
 
 from dagrad_bus.workers.launch.examination.host import list_missing
-from dagrad_bus.workers.launch.examination.judgement import Examined, Fault, HostFacts, level, plural
+from dagrad_bus.workers.launch.examination.judgement import Examined, Fault, HostFacts, level, list_of, plural, table_of
 
 OLDEST_PYTHON = (3, 11)
 NEEDED = ("dagrad-bus", "torch", "numpy", "pyzmq", "msgpack", "google-crc32c", "structlog")
@@ -66,11 +67,11 @@ def check_hosts(examined: Examined) -> list[Fault]:
 
 
 def _unreached(host: HostFacts, examined: Examined) -> Fault:
-    facts = {
+    facts: dict[str, Any] = {
         "target": host.target,
         "host": host.target.rpartition("@")[2],
         "label": host.label,
-        "version": (examined.here.get("packages") or {}).get("dagrad-bus") or "(the version here)",
+        "version": table_of(examined.here, "packages").get("dagrad-bus") or "(the version here)",
     }
     for pattern, what, repair in _ENDS:
         if re.search(pattern, host.end, re.IGNORECASE):
@@ -91,7 +92,7 @@ def _login(host: HostFacts) -> Iterator[Fault]:
 
 def _software(host: HostFacts, examined: Examined) -> Iterator[Fault]:
     facts, here = host.facts, examined.here
-    packages, ours = facts.get("packages") or {}, here.get("packages") or {}
+    packages, ours = table_of(facts, "packages"), table_of(here, "packages")
     install = f"on {host.label}: {host.python} -m pip install"
     version = tuple(int(part) for part in re.findall(r"\d+", str(facts.get("python", "")))[:2])
     if version and version < OLDEST_PYTHON:
@@ -185,7 +186,7 @@ def _address(host: HostFacts, *, several: bool) -> Iterator[Fault]:
     if is_loopback(host.address):
         what = f"peers are told {host.address}, which only this host reaches"
         yield Fault("fault", "address", host.label, what, "addr= with its address in the network, in the hostfile")
-    own = host.facts.get("own_name") or []
+    own = list_of(host.facts, "own_name")
     if own and all(map(is_loopback, own)):
         what = f"its own name {host.facts.get('hostname')} resolves to {own[0]} there"
         repair = "give it its network address in /etc/hosts; dagrad does not use the name, other programs may"

@@ -134,6 +134,18 @@ def in_order(faults: Sequence[Fault]) -> list[Fault]:
     return sorted(faults, key=lambda fault: fault.level != "fault")
 
 
+def table_of(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a fact that is a table; empty where it could not be found out."""
+    found: dict[str, Any] = facts.get(name) or {}
+    return found
+
+
+def list_of(facts: Mapping[str, Any], name: str) -> list[Any]:
+    """Return a fact that is a list, likewise."""
+    found: list[Any] = facts.get(name) or []
+    return found
+
+
 def plural(count: int, word: str) -> str:
     """Return ``1 slot``, ``2 slots``."""
     return f"{count} {word}{'' if count == 1 else 's'}"

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import repeat
 from typing import Any
 
 TOKEN_BYTES = 16
@@ -126,7 +127,7 @@ def _drain(sock: socket.socket) -> int:
 def visit_all(targets: Sequence[Mapping[str, Any]], timeout: float) -> list[dict[str, Any]]:
     """Visit every target (``id``, ``host``, ``port``, ``token`` in hex, ``stream``), several at once."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(lambda target: visit(target, timeout), targets))
+        return list(pool.map(visit, targets, repeat(timeout)))
 
 
 def visit(target: Mapping[str, Any], timeout: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ GOOD: dict[str, Any] = {
     "python": "3.11.7",
     "executable": "/opt/python",
     "packages": {
-        **{name: "1.0" for name in ("numpy", "pyzmq", "msgpack", "google-crc32c", "structlog", "blosc2", "uvloop")},
+        **dict.fromkeys(("numpy", "pyzmq", "msgpack", "google-crc32c", "structlog", "blosc2", "uvloop"), "1.0"),
         "dagrad-bus": "0.1.0",
         "torch": "2.13.0+cpu",
     },
@@ -46,7 +46,8 @@ def make_host() -> Make:
 
     def make(label: str = "node1", facts: dict[str, Any] | None = None, **values: Any) -> HostFacts:
         standard: dict[str, Any] = {"target": label, "address": "10.0.0.1", "reached": True, "ports": [20001, 20002]}
-        return HostFacts(label=label, facts=GOOD | (facts or {}), **(standard | {"ports_tried": 2} | values))
+        standard["ports_tried"] = 2
+        return HostFacts(label=label, facts=GOOD | (facts or {}), **(standard | values))
 
     return make
 

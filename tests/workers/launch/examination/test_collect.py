@@ -28,7 +28,7 @@ DELAY = st.floats(0.0001, 0.5)
 @given(st.floats(-1e4, 1e4), st.lists(st.tuples(DELAY, DELAY), min_size=1, max_size=8))
 @settings(max_examples=50)
 def test_the_offset_is_within_its_error(offset: float, delays: list[tuple[float, float]]) -> None:
-    samples = []
+    samples: list[tuple[float, float, float, float]] = []
     now = 1e6
     for there, back in delays:
         received = now + there + offset

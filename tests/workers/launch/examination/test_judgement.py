@@ -9,7 +9,9 @@ from dagrad_bus.workers.launch.examination.judgement import (
     exit_code,
     in_order,
     level,
+    list_of,
     plural,
+    table_of,
 )
 
 FAULT = Fault("fault", "clock", "node2", "clock is 3.2 s ahead", "chronyc makestep")
@@ -30,6 +32,12 @@ def test_warnings_alone_are_no_fault() -> None:
 def test_faults_stand_first_and_keep_their_order() -> None:
     other = Fault("fault", "a", "b", "c", "d")
     assert in_order([WARNING, FAULT, other]) == [FAULT, other, WARNING]
+
+
+def test_facts_that_are_missing_are_empty() -> None:
+    facts = {"a": {"b": 1}, "c": [1], "d": None}
+    assert table_of(facts, "a") == {"b": 1} and table_of(facts, "d") == table_of(facts, "x") == {}
+    assert list_of(facts, "c") == [1] and list_of(facts, "d") == list_of(facts, "x") == []
 
 
 def test_levels_and_plurals() -> None:

@@ -13,7 +13,8 @@ def _worker(name: str = "a.0", **values: Any) -> WorkerFacts:
 
 
 def _run(*workers: WorkerFacts, **values: Any) -> RunFacts:
-    return RunFacts(**({"path": "runs/a", "run": "1", "told_by": "a.0", "workers": workers, "waited": 7.0} | values))
+    standard: dict[str, Any] = {"path": "runs/a", "run": "1", "told_by": "a.0", "workers": workers, "waited": 7.0}
+    return RunFacts(**(standard | values))
 
 
 def test_a_good_run_has_nothing() -> None:
