@@ -24,7 +24,7 @@ from dagrad_bus.tools.run_options import exchange_options, launch_options
 from dagrad_bus.workers.launch.berths import Reach, describe, host_berths, local_berth
 from dagrad_bus.workers.launch.brief import Berth, Launch
 from dagrad_bus.workers.launch.command import CommandNotFound, resolve
-from dagrad_bus.workers.launch.environment import common_environment, portable
+from dagrad_bus.workers.launch.environment import common_environment, portable, without_identity
 from dagrad_bus.workers.launch.folder import RunFolder, create, default_path, mark_process
 from dagrad_bus.workers.launch.hostfile import Host, first, oversubscribe, parse_file, parse_list, select
 from dagrad_bus.workers.launch.orders import RestartPolicy, Start
@@ -33,6 +33,8 @@ from dagrad_bus.workers.launch.ssh import is_local
 
 ON_THIS_HOST = 2
 """Workers where nothing says how many."""
+_NAMES = {"ray": "ray-{}.0", "slurm": "slurm.{}"}
+"""Names of workers under engines, their numbers left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +110,11 @@ def run(words: tuple[str, ...], as_module: bool, **options: Any) -> None:
 
 def _run(words: Sequence[str], options: Mapping[str, Any]) -> int:
     engine = _choose_engine(options, os.environ)
-    if engine == "slurm":
-        from dagrad_bus.tools.run_slurm import run_on_slurm
-
-        return run_on_slurm(words, options)
-    plan = _make_plan(words, options, label="ray-{}.0" if engine == "ray" else "local.{}")
-    if engine == "ray" and options["detach"]:
-        raise UsageError("--detach cannot work on Ray: its actors end with the launcher")
+    plan = _make_plan(words, options, engine)
+    if engine in {"ray", "slurm"} and options["detach"]:
+        raise UsageError(f"--detach cannot work with --on {engine}: workers end with the launcher")
     if options["dry_run"]:
-        show_rehearsal(plan.names, plan.hosts, plan.words, plan.env, options)
+        show_rehearsal(plan.names, plan.hosts, plan.words, plan.env, options, engine=engine)
         return 0
     if options["sync"] is not None:
         copy_to_hosts(options["sync"], plan.hosts, config=options["ssh_config"])
@@ -126,6 +124,10 @@ def _run(words: Sequence[str], options: Mapping[str, Any]) -> int:
 
         start = replace(_make_start(plan, folder, run_id, options), lease=0.0)
         return run_on_ray(folder, start, options)
+    if engine == "slurm":
+        from dagrad_bus.tools.run_slurm import run_on_slurm
+
+        return run_on_slurm(plan.words, folder, run_id, {**without_identity(os.environ), **plan.env}, options)
     launch = _make_launch(plan, folder, run_id, options)
     return train_and_report(launch, plan.names, options)
 
@@ -144,14 +146,20 @@ def _choose_engine(options: Mapping[str, Any], environ: Mapping[str, str]) -> st
     return ("slurm" if inside else "local") if engine == "auto" else engine
 
 
-def _make_plan(words: Sequence[str], options: Mapping[str, Any], *, label: str) -> Plan:
+def _count_tasks(options: Mapping[str, Any], environ: Mapping[str, str]) -> int:
+    """Return how many workers are wanted: as said, else one a task of the job that this runs in."""
+    inside = environ.get("SLURM_NTASKS", "")
+    return options["workers"] or (int(inside) if inside.isdigit() else ON_THIS_HOST)
+
+
+def _make_plan(words: Sequence[str], options: Mapping[str, Any], engine: str) -> Plan:
     hosts = read_hosts(options)
     here = Path.cwd()
     if not hosts:
         words = resolve(words, cwd=here).words  # what is wrong is said before anything is made
     elif not words:
         raise UsageError("no command given: dagrad run --hostfile FILE train.py")
-    slots = options["workers"] or ON_THIS_HOST
+    slots = _count_tasks(options, os.environ) if engine == "slurm" else options["workers"] or ON_THIS_HOST
     base = common_environment(os.environ, workers=slots, keep_ranks=options["keep_rank_env"])
     if hosts:
         base = common_environment(os.environ, workers=1, keep_ranks=options["keep_rank_env"])
@@ -162,10 +170,10 @@ def _make_plan(words: Sequence[str], options: Mapping[str, Any], *, label: str) 
             if name.startswith("exchange_") and value is not None}  # fmt: skip
     if not all(is_local(host) for host in hosts):
         env.setdefault(f"{PREFIX}PORT_RANGE", options["port_range"])
-    else:
+    elif engine not in _NAMES:
         base.setdefault(f"{PREFIX}BIND", "127.0.0.1")
     settings = from_environment({**base, **env})
-    return Plan(tuple(words), tuple(hosts), slots, label, base, env, settings)
+    return Plan(tuple(words), tuple(hosts), slots, _NAMES.get(engine, "local.{}"), base, env, settings)
 
 
 def read_hosts(options: Mapping[str, Any], *, taken: Mapping[str, str] | None = None) -> tuple[Host, ...]:

@@ -51,7 +51,7 @@ WHERE: tuple[Decorator, ...] = (
                  help="First copy DIR to the same path on every host (rsync --delete)."),
     click.option("--port-range", metavar="A-B", default="20000-32000", show_default=True,
                  help="Ports that workers on several hosts listen on."),
-    click.option("--engine-arg", multiple=True, metavar="ARG", help="One argument more for srun: --engine-arg=-pgpu."),
+    click.option("--srun-arg", "srun_args", multiple=True, metavar="ARG", help="One argument more for srun: --srun-arg=--partition=gpu."),
     click.option("--cpus", type=click.FloatRange(0), default=1.0, show_default=True, help="Ray: CPUs a worker."),
     click.option("--gpus", type=click.FloatRange(0), default=0.0, show_default=True, help="Ray: GPUs a worker."),
     click.option("--strategy", type=click.Choice(["PACK", "SPREAD", "STRICT_SPREAD"]), default="SPREAD",

@@ -22,6 +22,7 @@ from dagrad_bus.errors import RendezvousLost
 from dagrad_bus.rendezvous import Address
 from dagrad_bus.settings import Settings
 
+pytestmark = pytest.mark.slow  # the store is served by a process that loads torch
 ADDRESS = Address(name="torchrun.0", pid=5, epoch=7, inbox="tcp://127.0.0.1:1000", beat="tcp://[::1]:1001")
 
 
@@ -114,7 +115,6 @@ def test_nobody_at_the_address_is_an_error_unless_others_can_be_found_without(
     assert place is None and not found.rendezvous
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_two_attachments_exchange_by_the_store_alone_and_outlive_it(timeout_factor: float) -> None:
     with serving() as (process, port):

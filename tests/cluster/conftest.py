@@ -35,7 +35,8 @@ from dagrad_bus.faults.sshhosts import SshHosts
 if TYPE_CHECKING:
     from _pytest.reports import CollectReport, TestReport
 
-REQUIRED = os.environ.get("DAGRAD_REQUIRE_ENGINES", "") not in {"", "0"}
+REQUIRED = os.environ.pop("DAGRAD_REQUIRE_ENGINES", "") not in {"", "0"}
+"""Taken out of the environment: the programs under test refuse a setting that they do not know."""
 ENGINES = ("srun", "mpirun", "mpirun-ssh", "torchrun")
 
 

@@ -86,7 +86,7 @@ class Run:
         """Return the processes of the workers on a host, by name: their ``comm`` is set to it."""
         found: dict[str, int] = {}
         for process in self.cluster[host].processes():
-            name = Path(f"/proc/{process.pid}/comm").read_text().strip()
+            name = _comm(process.pid)
             if name.startswith(f"{host}."):
                 found[name] = process.pid
         return found
@@ -107,6 +107,13 @@ class Run:
     def kill(self, host: str, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         """Signal one process."""
         self.cluster[host].kill(pid, number)
+
+
+def _comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:  # it has just ended
+        return ""
 
 
 @contextmanager

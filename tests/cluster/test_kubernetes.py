@@ -20,7 +20,7 @@ from dagrad_bus.faults.engines import plain_environ, why_no_frameworks
 from dagrad_bus.faults.host import VirtualHost, scratch
 from dagrad_bus.faults.namespaces import Hosts
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(240)]
 MANIFEST = Path(__file__).parents[2] / "docs/kubernetes/train.yaml"
 VERSION = "1.37"
 FAILURES = "metadata.annotations['batch.kubernetes.io/job-index-failure-count']"
@@ -30,16 +30,18 @@ import json, os, time, torch, dagrad_bus
 model = torch.nn.Linear(32, 32)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 with dagrad_bus.attach(model, optimizer) as worker:
-    deadline, enough = time.monotonic() + 40, None
-    while time.monotonic() < min(deadline, (enough or deadline) + 4):
+    deadline, enough = time.monotonic() + 90, None
+    longer = 90 if os.path.exists("stay") and os.environ["DAGRAD_ATTEMPT"] == "0" else 4
+    while time.monotonic() < min(deadline, (enough or deadline) + longer):
         model(torch.randn(8, 32)).square().mean().backward()
         optimizer.step()
         time.sleep(0.02)
         counters = worker.metrics()["counters"]
         if enough is None and counters.get("frames_mixed", 0) > 20 and len(worker.members) == worker.count - 1:
             enough = time.monotonic()
+            print("met", flush=True)
     print(json.dumps({"name": worker.name, "count": worker.count, "mixed": counters.get("frames_mixed", 0),
-                      "members": sorted(worker.members), "omp": os.environ["OMP_NUM_THREADS"]}))
+                      "members": sorted(worker.members), "attempt": os.environ["DAGRAD_ATTEMPT"], "omp": os.environ["OMP_NUM_THREADS"]}))
 """
 PREPARE = """
 mount -t tmpfs tmpfs /run && mkdir -p "$(dirname "$1")" && printf '%s\\n' "$2" > "$1" && chmod 400 "$1"
@@ -165,7 +167,7 @@ def pods(documents: list[dict[str, Any]]) -> Generator[Pods]:
 
 def outcome(pod: subprocess.Popen[bytes]) -> dict[str, Any]:
     """Return what a pod's program has printed last."""
-    output, _ = pod.communicate(timeout=90)
+    output, _ = pod.communicate(timeout=150)
     assert pod.returncode == 0, output.decode()
     told: dict[str, Any] = json.loads(output.decode().splitlines()[-1])
     return told
@@ -180,3 +182,30 @@ def test_the_containers_command_makes_workers_that_meet(pods: Pods) -> None:
         assert one["count"] == 4 and one["omp"] == "2"
         assert set(one["members"]) == set(names) - {one["name"]}
         assert one["mixed"] > 20, told
+
+
+def test_a_pod_that_is_made_anew_comes_back_by_its_name(pods: Pods) -> None:
+    """Pod 0, to which the others turned first, dies; the Job makes it anew."""
+    for host in pods.hosts:
+        (host.tmp / "stay").touch()
+    started = [pods.start(index) for index in range(4)]
+    wait_for_line(started[1], b"met")
+    for process in pods.hosts[0].find("train.py"):
+        pods.hosts[0].kill(process.pid)
+    assert started[0].wait(10) != 0
+    again = pods.start(0, attempt=1)
+    told = outcome(again)
+    assert told["name"] == "pod.0" and told["mixed"] > 20 and told["attempt"] == "1"
+    assert set(told["members"]) == {f"pod.{index}" for index in (1, 2, 3)}
+    for pod in started[1:]:
+        pod.kill()
+    for pod in started:
+        pod.communicate()
+
+
+def wait_for_line(pod: subprocess.Popen[bytes], text: bytes) -> None:
+    assert pod.stdout is not None
+    for line in pod.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"no {text!r}: code {pod.wait()}")

@@ -46,13 +46,11 @@ class Step:
         self.folder = folder
         self.environ = slurm.environ(plain_environ())
         self.words = srun_command(3, command, folder=folder, run=RUN, arguments=["--nodes=3", *options])
-        self.process = slurm.host.start(
-            *self.words, env=self.environ, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        self.process = slurm.host.start(*self.words, env=self.environ, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def end(self, seconds: float = 60.0) -> tuple[SrunExits, list[str]]:
         """Wait for srun; return what it has said."""
-        _, text = self.process.communicate(timeout=seconds)
+        text = self.process.communicate(timeout=seconds)[1].decode()
         exits = SrunExits()
         for line in text.splitlines():
             exits.take(line)

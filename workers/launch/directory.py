@@ -7,12 +7,13 @@ host. Written graphs travel likewise. Workers that have met need none of it any 
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dagrad_bus.errors import StartError
 from dagrad_bus.rendezvous import Address, look_up, publish
 from dagrad_bus.workers.launch.folder import RunFolder
 from dagrad_bus.workers.launch.orders import Addresses, Graph, Order
@@ -49,7 +50,8 @@ class Directory:
             return
         before = look_up(self._folder, found.name)
         if before is None or before.epoch < found.epoch:
-            publish(self._folder, found)
+            with suppress(StartError):  # a full disk: those who have met need it no more
+                publish(self._folder, found)
 
     def has(self, name: str) -> bool:
         """Whether a worker has published its address."""
@@ -66,8 +68,8 @@ class Directory:
         for path in _changed(self._peers, told):
             if path.stem in own:
                 continue
-            with suppress(OSError, ValueError):
-                entries[path.stem] = json.loads(path.read_text())
+            if (address := look_up(self._folder, path.stem)) is not None:
+                entries[path.stem] = asdict(address)
             if len(entries) == _BATCH:
                 yield Addresses(entries=entries)
                 entries = {}

@@ -74,7 +74,12 @@ def test_each_berth_dials_its_own_host(reach: Reach, dialled: list[Any]) -> None
 
 def test_the_local_one_of_several_hosts_says_how_others_reach_it(reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(berths_module, "towards", lambda host: asked.append(host) or "192.0.2.9")  # type: ignore[func-returns-value]  # append returns None
+
+    def towards(host: str) -> str:
+        asked.append(host)
+        return "192.0.2.9"
+
+    monkeypatch.setattr(berths_module, "towards", towards)
     here = Host(label="localhost", host="localhost", slot_numbers=(0,))
     berths = host_berths([here, replace(NODE, addr="10.0.0.1"), NODE], reach)
     assert (berths[0].is_local, berths[0].advertise, asked) == (True, "192.0.2.9", ["10.0.0.1"])

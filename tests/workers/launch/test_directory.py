@@ -55,7 +55,7 @@ def test_a_host_that_is_forgotten_is_told_everything_anew(directory: Directory) 
 
 
 def test_workers_that_joined_by_themselves_are_told_of_too(directory: Directory, folder: RunFolder) -> None:
-    publish(folder.path, Address("late", 9, 4, "tcp://10.0.0.9:1", "tcp://10.0.0.9:2"))
+    publish(folder.path, Address(**entry("late", epoch=4)))
     assert told(directory, "n1", "n1.0") == {"late": 4} and directory.has("late") and not directory.has("n1.0")
 
 
@@ -96,12 +96,19 @@ def test_a_damaged_file_is_left_out(directory: Directory, folder: RunFolder) -> 
     assert told(directory, "n1") == {"d": 1}
 
 
+def test_a_full_disk_is_not_the_hosts_fault(directory: Directory, folder: RunFolder) -> None:
+    (folder.path / "peers").rmdir()
+    (folder.path / "peers").write_text("no folder")
+    directory.publish(["n1.0"], entry("n1.0"))
+    assert not told(directory, "n2")
+
+
 def test_many_are_told_in_several_orders(
     directory: Directory, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(directory_module, "_BATCH", 4)
     for number in range(8):
-        publish(folder.path, Address(f"n1.{number}", 1, 1, "tcp://10.0.0.1:1", "tcp://10.0.0.1:2"))
+        publish(folder.path, Address(**entry(f"n1.{number}")))
     orders = list(directory.news_for("n2", []))
     assert [len(order.entries) for order in orders if isinstance(order, Addresses)] == [4, 4]
 
