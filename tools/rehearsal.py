@@ -13,6 +13,7 @@ from dagrad_bus.workers.launch.berths import Reach, agent_words
 from dagrad_bus.workers.launch.environment import mask
 from dagrad_bus.workers.launch.hostfile import Host
 from dagrad_bus.workers.launch.pipes import local_agent
+from dagrad_bus.workers.launch.slurm import srun_command
 from dagrad_bus.workers.launch.ssh import is_local
 
 
@@ -22,6 +23,8 @@ def show_rehearsal(
     words: Sequence[str],
     env: Mapping[str, str],
     options: Mapping[str, Any],
+    *,
+    engine: str = "local",
 ) -> None:
     """Print what would be started.
 
@@ -30,7 +33,8 @@ def show_rehearsal(
         hosts: none for this host.
         words: the workers' command.
         env: what they get over their host's own environment; secrets are masked.
-        options: ``ssh_config`` and ``python``.
+        options: ``ssh_config``, ``python`` and ``srun_args``.
+        engine: who would start them.
     """
     reach = Reach(folder=Path(), env={}, ssh_config=options["ssh_config"], python=options["python"] or "")
     click.echo(f"{len(names)} workers run: {shlex.join(words)}")
@@ -39,7 +43,12 @@ def show_rehearsal(
         click.echo(f"\n{host.label}: {', '.join(mine)}")
         click.echo(f"  in {host.cwd}")
         click.echo(f"  {shlex.join(local_agent() if is_local(host) else agent_words(host, reach))}")
-    if not hosts:
+    if engine == "slurm":
+        line = srun_command(len(names), words, folder=Path("RUN_FOLDER"), run="ID", arguments=options["srun_args"])
+        click.echo(f"\nby Slurm: {', '.join(names)}\n  {shlex.join(line)}")
+    elif engine == "ray":
+        click.echo(f"\nby Ray, {options['cpus']:g} CPUs and {options['gpus']:g} GPUs each: {', '.join(names)}")
+    elif not hosts:
         click.echo(f"\nthis host: {', '.join(names)}\n  {shlex.join(local_agent())}")
     click.echo("\nenvironment, sent over stdin:" if hosts else "\nenvironment, beside that of this shell:")
     for name, value in sorted(mask(env).items()):

@@ -168,6 +168,8 @@ def _make_plan(words: Sequence[str], options: Mapping[str, Any], engine: str) ->
     )
     env |= {PREFIX + name[9:].upper(): value for name, value in options.items()
             if name.startswith("exchange_") and value is not None}  # fmt: skip
+    if engine == "ray":  # the carrier of each agent knows the address of its node
+        env = {name: value for name, value in env.items() if name not in {f"{PREFIX}BIND", f"{PREFIX}ADVERTISE"}}
     if not all(is_local(host) for host in hosts):
         env.setdefault(f"{PREFIX}PORT_RANGE", options["port_range"])
     elif engine not in _NAMES:

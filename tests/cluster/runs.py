@@ -123,11 +123,9 @@ def make_run(cluster: SshHosts) -> Generator[Run]:
     run = Run(cluster, base)
     try:
         yield run
-    except BaseException:
-        for name in ("out", "err"):
-            path = base / name
-            print(f"--- {name}\n{path.read_text()[-3000:] if path.exists() else '(nothing)'}")
-        print("--- events", *run.events(), sep="\n")
+    except BaseException as error:
+        for path in (base / "out", base / "err", run.folder / "events.jsonl"):
+            error.add_note(f"--- {path.name}\n{path.read_text()[-3000:] if path.exists() else '(nothing)'}")
         raise
     finally:
         if run.launcher is not None and run.launcher.poll() is None:

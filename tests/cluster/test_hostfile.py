@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
+from dagrad_bus.faults.engines import why_no_frameworks
 from dagrad_bus.faults.sshhosts import SshHosts
-
-sys.path.insert(0, str(Path(__file__).parent))
-from runs import AGENT, DIGITS, PYTHON, Run, make_run, wait_until  # noqa: E402
+from tests.cluster.runs import AGENT, DIGITS, PYTHON, Run, make_run, wait_until
 
 pytestmark = pytest.mark.cluster
 TWO_EACH = "node1 slots=2\nnode2:2\n\n# the third\nnode3 slots=2 max_slots=4\n"
@@ -242,3 +240,15 @@ def test_a_dry_run_shows_everything_and_touches_nothing(run: Run) -> None:
     assert "HF_TOKEN=***" in run.out and "hidden" not in run.out
     assert not run.folder.exists()
     assert not [path for host in run.cluster.names for path in os.listdir(run.cluster[host].tmp)]
+
+
+def test_frameworks_see_a_world_of_one_and_exchange(run: Run) -> None:
+    if why := why_no_frameworks("accelerate", "transformers", "lightning"):
+        pytest.skip(why)
+    run.write_hosts("node1\nnode2\n")
+    program = str(Path(__file__).with_name("frameworks.py"))
+    run.start("--preload", "none", command=(PYTHON, program, "accelerate", "transformers", "lightning", "--attach"))
+    assert run.wait() == 0, run.err
+    found = [json.loads(line.partition("| ")[2]) for line in run.out.splitlines() if '| {"' in line]
+    assert len(found) == 6, run.out
+    assert all(report["world"] == 1 and report["mixed"] > 0 for report in found), found

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dagrad_bus.faults.sshhosts import SshHosts
-
-sys.path.insert(0, str(Path(__file__).parent))
-from runs import AGENT, DAGRAD, DIGITS, NURSERY, Run, make_run, wait_until  # noqa: E402
+from tests.cluster.runs import AGENT, DAGRAD, DIGITS, NURSERY, Run, make_run, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(200)]
 NAMES = [f"node{host}.{slot}" for host in (1, 2, 3) for slot in (0, 1)]
@@ -38,7 +34,8 @@ def start_training(run: Run, *options: str) -> None:
 
 def gauge(run: Run, name: str, key: str) -> float | None:
     """Return the latest value of a worker's gauge, as the launcher has it."""
-    found: Any = next((line["gauges"].get(key) for line in reversed(run.journal(name)) if "gauges" in line), None)
+    lines: list[dict[str, Any]] = [line for line in run.journal(name) if "gauges" in line]
+    found: float | None = lines[-1]["gauges"].get(key) if lines else None
     return found
 
 

@@ -22,7 +22,9 @@ QUIET = ("--no-figures", "--progress", "none")
 
 def test_slurm_runs_workers_and_the_table_is_as_ever(slurm: Slurm, shared: Path) -> None:
     words = (*DAGRAD, "run", "--on", "slurm", "-n", "3", "--srun-arg=--nodes=3", "--dir", str(shared / "run"), *QUIET)
-    done = slurm.host.call(*words, *DIGITS, "--steps", "60", env=slurm.environ(plain_environ()), cwd=shared, seconds=120)
+    done = slurm.host.call(
+        *words, *DIGITS, "--steps", "60", env=slurm.environ(plain_environ()), cwd=shared, seconds=120
+    )
     assert done.code == 0, done.text
     summary = json.loads((shared / "run" / "summary.json").read_text())
     assert summary["mixing"]["verdict"] == "mixed"
@@ -32,7 +34,21 @@ def test_slurm_runs_workers_and_the_table_is_as_ever(slurm: Slurm, shared: Path)
 
 def test_slurm_tells_the_first_failures_code(slurm: Slurm, shared: Path) -> None:
     program = "import os; os.environ['DAGRAD_NAME'] == 'slurm.1' and exit(7)"
-    words = (*DAGRAD, "run", "--on", "slurm", "-n", "2", "--dir", str(shared / "run"), *QUIET, "--", "python", "-c", program)
+    words = (
+        *DAGRAD,
+        "run",
+        "--on",
+        "slurm",
+        "-n",
+        "2",
+        "--dir",
+        str(shared / "run"),
+        *QUIET,
+        "--",
+        "python",
+        "-c",
+        program,
+    )
     done = slurm.host.call(*words, env=slurm.environ(plain_environ()), cwd=shared, seconds=60)
     assert done.code == 7, done.text
     assert "slurm.1 failed: exit 7" in done.err

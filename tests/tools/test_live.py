@@ -12,7 +12,7 @@ from rich.live import Live
 from dagrad_bus.tools import live as live_module
 from dagrad_bus.tools.live import LinesWatcher, TableWatcher, watching
 from dagrad_bus.workers.launch.journal import Record
-from dagrad_bus.workers.launch.local import Worker
+from dagrad_bus.workers.launch.outcome import Worker
 
 WORKER = Worker("local.0", Record("local.0", last={"step": 7, "rate": 2.0}), pid=1)
 
@@ -31,7 +31,17 @@ def test_lines_carry_their_worker_and_no_colour_in_a_file() -> None:
     watcher = LinesWatcher(out, notes, ["local.0"], reports=True)
     watcher.show_line("local.0", "[text]")
     watcher.show_note("note")
-    assert (out.getvalue(), notes.getvalue()) == ("local.0| [text]\n", "dagrad: note\n")
+    assert (out.getvalue(), notes.getvalue()) == ("local:0| [text]\n", "dagrad: note\n")
+
+
+def test_who_comes_later_has_a_name_of_the_same_form() -> None:
+    out = io.StringIO()
+    watcher = LinesWatcher(out, io.StringIO(), ["n1.0"], reports=False)
+    for name in ("n1.0", "node2.11", "n1", "late", "a.b.3"):
+        watcher.show_line(name, "x")
+    assert [line.split("|")[0].rstrip() for line in out.getvalue().splitlines()] == [
+        "n1:0", "node2:11", "n1", "late", "a.b:3",
+    ]  # fmt: skip
 
 
 def test_reports_come_when_due_and_not_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

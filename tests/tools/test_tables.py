@@ -8,10 +8,18 @@ import pytest
 from rich.console import Console
 
 from dagrad_bus.tools.summary import read_records, summarize
-from dagrad_bus.tools.tables import format_number, format_share, format_size, live_table, print_failures, print_summary
+from dagrad_bus.tools.tables import (
+    display_name,
+    format_number,
+    format_share,
+    format_size,
+    live_table,
+    print_failures,
+    print_summary,
+)
 from dagrad_bus.workers.launch.folder import RunFolder
 from dagrad_bus.workers.launch.journal import Record
-from dagrad_bus.workers.launch.local import Exit, Worker
+from dagrad_bus.workers.launch.outcome import Exit, Worker
 
 Journal = Callable[..., list[dict[str, Any]]]
 MakeRun = Callable[..., RunFolder]
@@ -59,12 +67,21 @@ def test_failures_show_when_and_the_last_lines(console: Console) -> None:
 
 
 def test_the_live_table_takes_workers_that_said_nothing_yet(console: Console) -> None:
+    cut = Worker("n1.0", Record("n1.0"), pid=3, cut_off=True)
+    again = Worker("n1.1", Record("n1.1"), pid=3, exit=Exit("n1.1", 3, 1, None, 0.0), returns_at=1.0)
     running = Worker("local.1", Record("local.1", last={"step": 1234, "rate": 5.0}), pid=1)
     ended = Worker("local.2", Record("local.2"), pid=2, exit=Exit("local.2", 2, 7, None, 0.0))
-    console.print(live_table([Worker("local.0", Record("local.0")), running, ended], seconds=3))
+    console.print(live_table([Worker("local.0", Record("local.0")), running, ended, cut, again], seconds=3))
     text = text_of(console)
-    for part in ("waiting", "1 234", "running", "exit 7"):
+    for part in ("waiting", "1 234", "running", "exit 7", "cut off", "restarting"):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("local.0", "local:0"), ("a.b.12", "a.b:12"), ("late", "late"), (".3", ".3"), ("a.b", "a.b")]
+)
+def test_workers_are_shown_as_host_and_slot(name: str, shown: str) -> None:
+    assert display_name(name) == shown
 
 
 @pytest.mark.parametrize(

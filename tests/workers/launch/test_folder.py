@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
+import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from dagrad_bus.errors import UsageError
-from dagrad_bus.workers.launch.folder import RunFolder, create, default_path
+from dagrad_bus.workers.launch.folder import RunFolder, create, default_path, mark_process
 
 
 @pytest.fixture
@@ -51,6 +54,45 @@ def test_what_is_no_run_folder_is_named(text: str | None, says: str, tmp_path: P
         (tmp_path / "run.json").write_text(text)
     with pytest.raises(UsageError, match=says):
         RunFolder(tmp_path).read_run()
+
+
+def test_logs_can_be_had_elsewhere_too(folder: RunFolder, tmp_path: Path) -> None:
+    folder.keep_logs_in(tmp_path / "logs", ["local.0"])
+    folder.log("local.0").write_text("out")
+    folder.errors("local.0").write_text("err")
+    there = tmp_path / "logs" / "local.0"
+    assert ((there / "stdout.log").read_text(), (there / "stderr.log").read_text()) == ("out", "err")
+    assert not (there / "stdout.log").is_symlink()
+
+
+def test_on_another_file_system_they_are_links(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    folder.keep_logs_in(tmp_path / "logs", ["local.0"])
+    folder.log("local.0").write_text("out")
+    there = tmp_path / "logs" / "local.0" / "stdout.log"
+    assert there.is_symlink() and there.read_text() == "out"
+
+
+def test_logs_of_another_run_are_not_replaced(folder: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "logs" / "local.0").mkdir(parents=True)
+    (tmp_path / "logs" / "local.0" / "stderr.log").write_text("precious")
+    with pytest.raises(UsageError, match=r"stderr\.log: File exists"):
+        folder.keep_logs_in(tmp_path / "logs", ["local.0"])
+
+
+def test_a_process_is_told_from_a_later_one_of_its_number() -> None:
+    own = mark_process(os.getpid())
+    assert own and own == mark_process(os.getpid()) != mark_process(os.getppid())
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert mark_process(child.pid) == ""  # it has ended, though its number is not free
+    child.wait()
+    assert mark_process(child.pid) == ""
 
 
 def test_default_folders_sort_by_time() -> None:
