@@ -66,7 +66,7 @@ def step_time(args: argparse.Namespace, rule: str, *, straggler: bool) -> float:
 
 def gap_growth(args: argparse.Namespace, *, kill: bool) -> float:
     """Return the others' longest gap between steps after the kill less the longest before, in ms."""
-    with launched(args.workers, {}, [], program(args, "--pace", max(args.pace, LIVELY))) as run:
+    with launched(args.workers, {"on-failure": "continue"}, [], program(args, "--pace", max(args.pace, LIVELY))) as run:
         run.wait(lambda: _steps(run) >= args.steps / 2, pause=0.05)
         moment = time.time()
         if kill:

@@ -102,7 +102,7 @@ def churn(args: argparse.Namespace, *, disturbed: bool) -> dict[str, Any]:
     """Run once, with deaths and returns or without, and return its summary."""
     joined: list[subprocess.Popen[str]] = []
     flags = program(args, "--linger", 10)
-    with launched(args.workers, {}, [], flags) as run:
+    with launched(args.workers, {"on-failure": "continue"}, [], flags) as run:
         if disturbed:
             run.wait(lambda: step_of(run) >= args.steps / 4, pause=0.2)
             for victim in VICTIMS:

@@ -193,7 +193,7 @@ def read_hosts(options: Mapping[str, Any], *, taken: Mapping[str, str] | None = 
         raise UsageError("--hostfile and -H are two lists of hosts: give one")
     if name is None and given is None:
         return ()
-    found = parse_list(given, taken=taken) if given is not None else parse_file(_read(name), name, taken=taken)
+    found = parse_file(_read(name), name, taken=taken) if name is not None else parse_list(given or "", taken=taken)
     for note in found.notes if taken is None else ():
         click.echo(f"dagrad: {note}", err=True)
     hosts = select(found.hosts, options["include"] or "", options["exclude"] or "")

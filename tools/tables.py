@@ -49,6 +49,13 @@ def format_number(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:,.{digits}f}".replace(",", " ")
 
 
+def format_loss(value: float | None) -> str:
+    """Return a number that a script logged: four decimals, or an exponent where that says little."""
+    if value is None or value == 0 or 1e-3 <= abs(value) < 1e5:
+        return format_number(value, 4)
+    return f"{value:.3g}"
+
+
 def format_size(size: float | None) -> str:
     """Return a number of bytes as B, kB or MB."""
     if size is None:
@@ -70,8 +77,7 @@ def _state(state: str) -> Text:
 
 def live_table(workers: Sequence[Worker], *, seconds: float) -> Table:
     """Return the table that is shown while workers train."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("worker")
+    table = _table_of_workers()
     for name, width in (("step", 7), ("steps/s", 8), ("loss", 8), ("accuracy", 8), ("sent/step", 9), ("age", 5)):
         table.add_column(name, justify="right", min_width=width)  # or the table would jump as numbers grow
     table.add_column("peers", justify="right")
@@ -88,7 +94,7 @@ def live_cells(record: Record) -> tuple[str, ...]:
     return (
         format_number(record.step, 0) if record.last else "-",
         format_number(record.last.get("rate")),
-        format_number(record.latest.get("loss"), 4),
+        format_loss(record.latest.get("loss")),
         format_number(record.latest.get("accuracy"), 4),
         format_size(per_step),
         format_number(histogram_median(record.ages)),
@@ -103,19 +109,27 @@ def print_summary(console: Console, summary: Summary) -> None:
     _print_verdict(console, summary)
 
 
+def _table_of_workers() -> Table:
+    """Return an empty table for a terminal of 80 columns; names of workers are never cut."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    table.add_column("worker", no_wrap=True, overflow="ignore")
+    return table
+
+
 def _worker_table(workers: Sequence[WorkerSummary]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("worker")
-    for name in ("steps", "steps/s", "loss", "accuracy", "sent/step", "frames sent", "accepted", "mixed", "age"):
+    table = _table_of_workers()
+    judged = any(worker.accuracy is not None for worker in workers)
+    accuracy = ("accuracy",) if judged else ()
+    for name in ("steps", "steps/s", "loss", *accuracy, "sent/step", "frames", "accepted", "mixed", "age"):
         table.add_column(name, justify="right")
-    table.add_column("state")
+    table.add_column("state", no_wrap=True)
     for slot, worker in enumerate(workers):
         table.add_row(
             Text(worker.name, style=COLOURS[slot % len(COLOURS)]),
             format_number(worker.steps, 0),
             format_number(worker.rate),
-            format_number(worker.loss, 4),
-            format_number(worker.accuracy, 4),
+            format_loss(worker.loss),
+            *((format_number(worker.accuracy, 4),) if judged else ()),
             format_size(worker.bytes_per_step),
             format_number(worker.frames_sent, 0),
             format_number(worker.frames_accepted, 0),
@@ -137,7 +151,7 @@ def _totals(summary: Summary) -> Table:
             f"mean {accuracy['mean']:.4f}   worst {accuracy['worst']:.4f}   std {accuracy['std']:.4f}   (own replicas)",
         )
     if summary.loss is not None:
-        grid.add_row("loss", f"mean {summary.loss['mean']:.4f}   worst {summary.loss['worst']:.4f}")
+        grid.add_row("loss", f"mean {format_loss(summary.loss['mean'])}   worst {format_loss(summary.loss['worst'])}")
     share = f" = {format_share(summary.dense_share)} of synchronous dense" if summary.dense_share is not None else ""
     grid.add_row("sent", f"{format_size(summary.bytes_per_step)} per worker and step{share}")
     grid.add_row(
@@ -166,7 +180,9 @@ def _print_verdict(console: Console, summary: Summary) -> None:
         "unknown": "NOT KNOWN WHETHER THE REPLICAS MIXED",
     }[verdict]
     lines = [Text(reason) for reason in summary.mixing.reasons]
-    if verdict == "not mixed":
+    if summary.dropped.get("poisoned"):
+        lines.append(Text("values that are not finite went round: did the training diverge?"))
+    elif verdict == "not mixed":
         lines.append(Text("does the script call dagrad_bus.attach(model, optimizer)? are frames dropped, above?"))
     console.print(Panel(Group(*lines), title=heading, style=_MIXING[verdict], expand=False, box=box.HEAVY))
 

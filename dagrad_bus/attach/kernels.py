@@ -180,7 +180,8 @@ class ElementChooser:
         finite = np.isfinite(sample)
         self.poisoned = int(len(sample) - np.count_nonzero(finite))
         sample = sample[finite] if self.poisoned else sample
-        self.norm = float(np.sqrt(np.dot(sample, sample) * (self._size / max(len(sample), 1))))
+        with np.errstate(over="ignore"):  # a run that diverges says so by what it loses, not by a warning of ours
+            self.norm = float(np.sqrt(np.dot(sample, sample) * (self._size / max(len(sample), 1))))
         return sample
 
     def _threshold(self, sample: Rows, count: int, widen: float) -> float:

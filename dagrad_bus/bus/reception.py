@@ -100,6 +100,8 @@ class Reception:
                 return out.pong(message, now)
             case Bye():
                 return self._farewell(contact, message)
+            case Ack() | Nack():
+                return []  # about a link that has ended since: frames were on their way
             case _:
                 return [Dropped("unexpected")]
 

@@ -178,14 +178,13 @@ def test_a_ping_is_answered_by_pong_and_receipt(a: End, b: End) -> None:
     assert ack.info.resolved == 3
 
 
-def test_receipts_and_refusals_of_another_edge_are_unexpected(a: End, b: End) -> None:
+def test_receipts_and_refusals_of_another_edge_are_ignored(a: End, b: End) -> None:
     edge = bring_up(a, b)
-    for message in (
-        Ack(EdgeId(edge ^ 1), 0, AckInfo(0, 0, 50)),
-        Nack(EdgeId(edge ^ 1), 1, NackCode.BAD_EDGE),
-        Heartbeat(b.identity.node, 2, 0, 1, Step(0), 0.0),
-    ):
-        assert a.reception.handle(a.contact, ROUTING, message, 0.0) == [Dropped("unexpected")]
+    other = EdgeId(edge ^ 1)
+    for message in (Ack(other, 0, AckInfo(0, 0, 50)), Nack(other, 1, NackCode.BAD_EDGE)):
+        assert a.reception.handle(a.contact, ROUTING, message, 0.0) == []
+    heartbeat = Heartbeat(b.identity.node, 2, 0, 1, Step(0), 0.0)
+    assert a.reception.handle(a.contact, ROUTING, heartbeat, 0.0) == [Dropped("unexpected")]
     assert a.contact.out.state is State.UP
     a.reception.handle(a.contact, ROUTING, Ack(edge, 0, AckInfo(0, 0, 50)), 0.0)
     assert a.contact.out._credit == 50

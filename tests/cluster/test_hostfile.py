@@ -12,7 +12,7 @@ import pytest
 
 from dagrad_bus.faults.engines import why_no_frameworks
 from dagrad_bus.faults.sshhosts import SshHosts
-from tests.cluster.runs import AGENT, DIGITS, PYTHON, Run, make_run, wait_until
+from dagrad_bus.faults.sshrun import AGENT, DIGITS, PYTHON, Run, make_run, wait_until
 
 pytestmark = pytest.mark.cluster
 TWO_EACH = "node1 slots=2\nnode2:2\n\n# the third\nnode3 slots=2 max_slots=4\n"

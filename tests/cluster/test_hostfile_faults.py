@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dagrad_bus.faults.sshhosts import SshHosts
-from tests.cluster.runs import AGENT, DAGRAD, DIGITS, NURSERY, Run, make_run, wait_until
+from dagrad_bus.faults.sshrun import AGENT, DAGRAD, DIGITS, NURSERY, Run, make_run, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(200)]
 NAMES = [f"node{host}.{slot}" for host in (1, 2, 3) for slot in (0, 1)]

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from dagrad_bus.errors import StartError
@@ -37,13 +38,13 @@ def copy_to_hosts(folder: Path, hosts: Sequence[Host], *, config: Path | None = 
     """
     remote = [host for host in hosts if not is_local(host)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        told = list(pool.map(lambda host: _copy(folder, host, config), remote))
+        told = list(pool.map(partial(_copy, folder, config), remote))
     failed = [f"{host.label}: {text}" for host, text in zip(remote, told, strict=True) if text]
     if failed:
         raise StartError("--sync failed, nothing was started:\n" + "\n".join(failed))
 
 
-def _copy(folder: Path, host: Host, config: Path | None) -> str:
+def _copy(folder: Path, config: Path | None, host: Host) -> str:
     """Copy to one host; return what went wrong."""
     try:
         done = subprocess.run(

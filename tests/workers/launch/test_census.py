@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def started(name: str = "a.0", attempt: int = 0, pid: int = 5) -> Started:
 
 
 def exited(name: str = "a.0", **how: Any) -> Exited:
-    return Exited(**{"n": 2, "name": name, "pid": 5, "attempt": 0, "time": 2.0, **how})
+    return replace(Exited(n=2, name=name, pid=5, attempt=0, time=2.0), **how)
 
 
 def called_off(name: str = "a.0") -> CalledOff:

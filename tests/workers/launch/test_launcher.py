@@ -152,7 +152,7 @@ def started(name: str, attempt: int = 0) -> Started:
 
 
 def exited(name: str, **how: Any) -> Exited:
-    return Exited(**{"name": name, "pid": 100, "attempt": 0, "time": time.time(), **how})
+    return replace(Exited(name=name, pid=100, attempt=0, time=time.time()), **how)
 
 
 class Rig:

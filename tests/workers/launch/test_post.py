@@ -54,7 +54,7 @@ def started(n: int, name: str = "n1.0", attempt: int = 0) -> Started:
 
 
 def exited(n: int, name: str = "n1.0", **how: Any) -> Exited:
-    return Exited(**{"n": n, "name": name, "pid": 100, "attempt": 0, "time": 2.0, "code": 0, **how})
+    return replace(Exited(n=n, name=name, pid=100, attempt=0, time=2.0, code=0), **how)
 
 
 class Line:
