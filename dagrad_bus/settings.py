@@ -272,7 +272,7 @@ _PLAIN = (
     *("RUN", "NAME", "RUN_DIR", "ROSTER", "KEY_FILE", "BIND", "ADVERTISE", "CODEC", "LOOP"),
     *("DEGREE", "TOPOLOGY", "SEEDS", "MEMBERS", "INBOX_PORT", "BEAT_PORT", "PORT_RANGE"),
 )
-_FOREIGN = ("SLOT", "ATTEMPT", "AGENT", "DEVICE", "TEST_TIMEOUT_FACTOR")
+_FOREIGN = ("SLOT", "ATTEMPT", "AGENT", "AGENT_BASE", "DEVICE", "TEST_TIMEOUT_FACTOR")
 """Names that launchers and tests set and this module does not read."""
 
 

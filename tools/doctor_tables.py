@@ -45,9 +45,9 @@ def faults_table(faults: Sequence[Fault]) -> RenderableType:
 
 def host_table(examined: Examined) -> Table:
     """Return a row for each host."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    for name in ("host", "address", "python", "dagrad-bus", "torch"):
-        table.add_column(name, overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for name in ("host", "address", "python", "dagrad", "torch"):
+        table.add_column(name, no_wrap=name in {"host", "address"}, overflow="fold")
     for name in ("login", "clock", "files", "memory", "slots/cores", "/tmp free"):
         table.add_column(name, justify="right")
     for host in examined.hosts:

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from dagrad_bus.errors import UsageError
+from dagrad_bus.errors import NobodyAnswers, UsageError
 from dagrad_bus.rendezvous import look_up, names_in
 from dagrad_bus.settings import PREFIX, ExchangeSettings, TransportSettings, from_environment
 from dagrad_bus.workers.launch import addresses
@@ -26,6 +26,8 @@ _ANOTHERS = {
     PREFIX + name for name in ("NAME", "SLOT", "ATTEMPT", "RUN_DIR", "ROSTER", "MEMBERS", "INBOX_PORT", "BEAT_PORT")
 }
 """Variables of a worker from whose shell another one is started."""
+_PATIENCE = 3.0
+"""Seconds that members have to say who lives."""
 
 
 @click.command(
@@ -93,13 +95,16 @@ def _by_folder(directory: Path, wishes: Wishes) -> dict[str, str]:
     """Return the environment of a worker that finds the others by the run folder."""
     folder = RunFolder(directory.absolute())
     run = folder.read_run()
-    if not any(_may_run(folder, one) for one in names_in(folder.path)):
+    names = names_in(folder.path)
+    if "ended" in run and not any(_is_running(folder, one) for one in names):
+        raise UsageError(f"the run in {directory} has ended: nobody to join (dagrad report {directory})")
+    if not any(_may_run(folder, one) for one in names):
         raise UsageError(f"no worker of the run in {directory} runs on this host any more: nobody to join")
     chosen = wishes.name or _first_free(folder, run["workers"])
-    if _is_running(folder, chosen):
+    if _is_running(folder, chosen) or (wishes.name and _is_present(folder, chosen)):
         raise UsageError(f"{chosen} is running: give another --name, or none")
     env = environment(os.environ, folder, run, chosen)
-    env |= _address(folder, run, wishes)
+    env |= _address(folder, wishes)
     from_environment(env)  # a setting that makes no sense is told here
     if chosen not in run["workers"]:
         folder.update_run(workers=[*run["workers"], chosen])
@@ -107,14 +112,15 @@ def _by_folder(directory: Path, wishes: Wishes) -> dict[str, str]:
     return env
 
 
-def _address(folder: RunFolder, run: Mapping[str, Any], wishes: Wishes) -> dict[str, str]:
-    """Return where the worker is reached; one host's run stays on loopback."""
+def _address(folder: RunFolder, wishes: Wishes) -> dict[str, str]:
+    """Return where the worker is reached; the run of one host, whose addresses are all loopback, stays on it."""
     told = wishes.advertise or (addresses.of_interface(wishes.interface) if wishes.interface else "")
-    if not told and TransportSettings(bind=run["settings"]["transport"]["bind"]).is_loopback:
-        return {}
     found = (look_up(folder.path, name) for name in names_in(folder.path))
-    hosts = [one.inbox.removeprefix("tcp://").rpartition(":")[0].strip("[]") for one in found if one is not None]
-    told = told or addresses.choose(hosts) or addresses.LOOPBACK
+    hosts = [_host_of(one.inbox) for one in found if one is not None]
+    others = [host for host in hosts if not TransportSettings(bind=host).is_loopback]
+    if not told and not others:
+        return {}
+    told = told or addresses.choose(others) or addresses.LOOPBACK
     return {f"{PREFIX}ADVERTISE": told, f"{PREFIX}BIND": addresses.to_bind(told)}
 
 
@@ -148,10 +154,29 @@ def _may_run(folder: RunFolder, name: str) -> bool:
     return found is not None and ("127.0.0.1" not in found.inbox or _is_running(folder, name))
 
 
+def _is_present(folder: RunFolder, name: str) -> bool:
+    """Whether the others believe that a worker on another host lives: a second one would drive it out."""
+    from dagrad_bus.bus.visitor import read_run
+    from dagrad_bus.wire import MemberState
+
+    found = look_up(folder.path, name)
+    if found is None or addresses.is_own(_host_of(found.inbox)):
+        return False
+    try:
+        live = read_run(folder.path, _PATIENCE)
+    except NobodyAnswers:
+        return False
+    return any(one.name == name and one.state is MemberState.ALIVE for one in live.present)
+
+
+def _host_of(endpoint: str) -> str:
+    return endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+
+
 def _is_running(folder: RunFolder, name: str) -> bool:
     """Whether the process that last published an address under ``name`` lives, on this host."""
     found = look_up(folder.path, name)
-    if found is None or not addresses.is_own(found.inbox.removeprefix("tcp://").rpartition(":")[0].strip("[]")):
+    if found is None or not addresses.is_own(_host_of(found.inbox)):
         return False
     try:
         os.kill(found.pid, 0)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from dagrad_bus.tools.spool import Spool
 from dagrad_bus.tools.tables import COLOURS, display_name, live_cells, live_table
 from dagrad_bus.workers.launch.outcome import Watcher, Worker
 
@@ -50,11 +51,11 @@ class LinesWatcher:
 
     def show_line(self, name: str, text: str) -> None:
         """Print one line of a worker."""
-        self._write(self._out, f"{self._prefix(name)}{text}\n")
+        self._out.write(f"{self._prefix(name)}{text}\n")
 
     def show_note(self, text: str) -> None:
         """Print one line of the launcher."""
-        self._write(self._notes, f"dagrad: {text}\n")
+        self._notes.write(f"dagrad: {text}\n")
 
     def show_workers(self, workers: Sequence[Worker], *, final: bool) -> None:
         """Report when it is time."""
@@ -68,14 +69,6 @@ class LinesWatcher:
                     f"{worker.name} step {step}, {rate} steps/s, loss {loss}, accuracy {accuracy}, "
                     f"{size}/step, age {age}, {peers} peers"
                 )
-
-    def _write(self, stream: TextIO, text: str) -> None:
-        try:
-            stream.write(text)
-            stream.flush()
-        except BrokenPipeError:  # nobody reads on (`| head`); training goes on, in the logs
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 class TableWatcher:
@@ -114,20 +107,25 @@ class TableWatcher:
 
 @contextmanager
 def watching(progress: Progress, console: Console, names: Sequence[str]) -> Generator[Watcher]:
-    """Give the watcher that fits the terminal.
+    """Give the watcher that fits the terminal. It never waits for one; leaving the block does, for what is left.
 
     Args:
         progress: ``auto`` takes the table on a terminal and short reports elsewhere.
         console: where workers' lines and the table go.
         names: of the workers.
     """
-    if progress == "table" or (progress == "auto" and console.is_terminal):
-        with Live(console=console, auto_refresh=False, transient=True) as live:
-            watcher = TableWatcher(live, names)
+    with Spool() as spool:
+        if progress == "table" or (progress == "auto" and console.is_terminal):
+            former, console.file = console.file, spool.stream(console.file)
             try:
-                yield watcher
+                with Live(console=console, auto_refresh=False, transient=True) as live:
+                    watcher = TableWatcher(live, names)
+                    try:
+                        yield watcher
+                    finally:
+                        watcher.flush()
             finally:
-                watcher.flush()
-    else:
-        out = sys.stderr if console.stderr else sys.stdout
-        yield LinesWatcher(out, sys.stderr, names, reports=progress != "none")
+                console.file = former
+        else:
+            out = spool.stream(sys.stderr if console.stderr else sys.stdout)
+            yield LinesWatcher(out, spool.stream(sys.stderr), names, reports=progress != "none")

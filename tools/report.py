@@ -55,7 +55,7 @@ def write_report(folder: RunFolder, run: Mapping[str, Any], *, figures: bool, no
     write_json(folder.summary, summary.to_json())
     damaged = sum(record.damaged for record in records)
     if damaged:
-        notes.print(f"dagrad: {damaged} damaged lines in the journals were skipped", soft_wrap=True)
+        notes.print(f"dagrad: {damaged} damaged line{'s' * (damaged > 1)} in the journals skipped", soft_wrap=True)
     if not any(record.start for record in records):
         notes.print("dagrad: no worker wrote a journal: does the script call dagrad_bus.attach?", soft_wrap=True)
     if figures:

@@ -51,7 +51,7 @@ def format_number(value: float | None, digits: int = 1) -> str:
 
 def format_loss(value: float | None) -> str:
     """Return a number that a script logged: four decimals, or an exponent where that says little."""
-    if value is None or value == 0 or 1e-3 <= abs(value) < 1e5:
+    if value is None or value == 0 or 5e-5 <= abs(value) < 1e5:
         return format_number(value, 4)
     return f"{value:.3g}"
 

@@ -86,6 +86,7 @@ def rewire_run(path: Path, wanted: Mapping[str, Any], *, dry_run: bool, timeout:
     if dry_run:
         return done
     if made is not None:
+        _need_carrier(run, path)
         _store(folder, made)
     outcome = _publish(path, new, timeout)
     return replace(
@@ -218,6 +219,18 @@ def _stored(folder: RunFolder, digest: bytes) -> StaticGraph:
     if graph.digest != digest:
         raise UsageError(f"{path} is not the graph that its name says")
     return graph
+
+
+def _need_carrier(run: Mapping[str, Any], path: Path) -> None:
+    """Refuse a written graph that workers on other hosts would not get: its document travels with a launcher."""
+    from dagrad_bus.tools.attach import living_launcher
+
+    if run.get("hosts") and living_launcher(run) is None:
+        where = f"{run.get('host') or 'the launching host'}"
+        raise UsageError(
+            f"a written graph reaches other hosts by the launcher, and none is on this host: dagrad attach {path} "
+            f"on {where} meanwhile, or --kind {', '.join(LIVE_KINDS)}"
+        )
 
 
 def _store(folder: RunFolder, graph: StaticGraph) -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Generator
-from typing import TextIO
+import sys
+import threading
 
 import pytest
 from rich.console import Console
@@ -15,15 +15,6 @@ from dagrad_bus.workers.launch.journal import Record
 from dagrad_bus.workers.launch.outcome import Worker
 
 WORKER = Worker("local.0", Record("local.0", last={"step": 7, "rate": 2.0}), pid=1)
-
-
-@pytest.fixture
-def broken_pipe() -> Generator[TextIO]:
-    """A stream that nobody reads any more."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    with open(writer, "w") as stream:
-        yield stream
 
 
 def test_lines_carry_their_worker_and_no_colour_in_a_file() -> None:
@@ -56,12 +47,6 @@ def test_reports_come_when_due_and_not_at_the_end(monkeypatch: pytest.MonkeyPatc
     assert notes.getvalue().count("\n") == 1
 
 
-def test_a_reader_that_left_stops_nothing(broken_pipe: TextIO) -> None:
-    watcher = LinesWatcher(broken_pipe, io.StringIO(), ["local.0"], reports=False)
-    watcher.show_line("local.0", "one")
-    watcher.show_line("local.0", "two")
-
-
 def test_the_table_stays_below_the_lines() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     with Live(console=console, auto_refresh=False) as live:
@@ -78,5 +63,29 @@ def test_the_table_stays_below_the_lines() -> None:
 ])  # fmt: skip
 def test_the_table_needs_a_terminal_or_the_word(progress: live_module.Progress, terminal: bool, table: bool) -> None:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=100)
+    file = console.file
     with watching(progress, console, ["local.0"]) as watcher:
         assert isinstance(watcher, TableWatcher) == table
+    assert console.file is file
+
+
+@pytest.mark.parametrize("progress", ["lines", "table"])
+def test_a_reader_that_does_not_read_holds_nothing_up(
+    progress: live_module.Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    with open(reader, "rb") as slow, open(writer, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        console = Console(file=out, force_terminal=True, width=100)
+        heard: list[bytes] = []
+        later = threading.Thread(target=lambda: heard.append(slow.read()))
+        with watching(progress, console, ["local.0"]) as watcher:
+            for number in range(300):  # several times what a pipe holds
+                watcher.show_line("local.0", f"{number} {'x' * 1000}")
+                watcher.show_workers([WORKER], final=False)
+            later.start()
+        out.close()
+        later.join(10)
+    assert heard
+    assert heard[0].count(b"x" * 90) >= 300
+    assert b"299 xxx" in heard[0]

@@ -144,6 +144,15 @@ def test_a_written_graph_is_stored_and_is_the_next_one_before(folder: Path, live
     assert live[-1].graph == b""
 
 
+def test_a_written_graph_needs_a_launcher_that_carries_it(folder: Path, live: list[TopologySpec]) -> None:
+    RunFolder(folder).update_run(hosts=[{"host": "n1"}], host="head", launcher=0)
+    with pytest.raises(UsageError, match=r"by the launcher, and none is on this host: dagrad attach .* on head"):
+        rewire_run(folder, {"kind": "torus"}, dry_run=False, timeout=1)
+    assert not live and not (folder / "graphs").exists()
+    rewire_run(folder, {"kind": "ring"}, dry_run=False, timeout=1)
+    assert live
+
+
 def test_a_stored_graph_that_changed_is_not_believed(folder: Path, live: list[TopologySpec]) -> None:
     assert not live
     rewire_run(folder, {"kind": "torus"}, dry_run=False, timeout=1)

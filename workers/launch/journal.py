@@ -1,17 +1,20 @@
 """Journals of workers: read while they grow, and gathered into one record a worker.
 
 A journal is a file of JSON objects, one a line, that the worker appends to: ``start``, ``progress``, ``log``,
-``sample``, ``end``. A line is used once its newline is there; a line that is no JSON object is counted and skipped,
-so that a worker killed while writing leaves a readable journal.
+``sample``, ``end``. A line is used once its newline is there; a line that is no JSON object, or holds something else
+where numbers stand, is counted and skipped: a worker killed while writing leaves a readable journal, and one from
+another host cannot end a launcher.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 _CHUNK = 1 << 20
 LONGEST_LINE = 1 << 16
@@ -85,8 +88,11 @@ class Record:
         try:
             entry = json.loads(line)
             event = entry["event"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             self.damaged += bool(line.strip())
+            return
+        if not _is_sound(entry):
+            self.damaged += 1
             return
         match event:
             case "start":  # a later one in the same file: the worker is back
@@ -133,12 +139,37 @@ class Record:
         return list(self.last.get("histograms", {}).get("age_steps", []))
 
 
+def _is_sound(entry: dict[str, Any]) -> bool:
+    """Whether everything that is computed with is a number, or numbers by name."""
+    plain = (entry.get(name, 0) for name in ("time", "step", "rate", "parameters", "pid"))
+    named = [entry.get(name, {}) for name in ("counters", "gauges", "histograms")]
+    if not all(isinstance(values, dict) for values in named):
+        return False
+    counters, gauges, histograms = named
+    bins = [*histograms.values()]
+    return (
+        all(_is_number(value) and math.isfinite(value) for value in plain)
+        and all(_is_number(value) and math.isfinite(value) for value in counters.values())
+        and all(map(_is_number, gauges.values()))
+        and all(map(_is_counts, bins))
+    )
+
+
+def _is_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(count, int) for count in cast(list[object], value))
+
+
+def _is_number(value: object) -> bool:
+    """Whether ``value`` is a number that fits into a float."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= sys.float_info.max)
+
+
 def numbers_of(entry: dict[str, Any]) -> dict[str, float]:
     """Return the user's numbers in a ``log`` line."""
     return {
         name: float(value)
         for name, value in entry.items()
-        if name not in {"event", "time", "step"} and isinstance(value, int | float)
+        if name not in {"event", "time", "step"} and _is_number(value)
     }
 
 

@@ -4,7 +4,8 @@ The file on the host is the buffer: a worker never waits, nothing is lost while 
 the launcher's copy says where to go on. Only where output runs ahead of the connection by megabytes is some of a log
 left out of the copy; a line says so in its place. Journals are never cut.
 
-The launcher's copy is thus the file with some ranges replaced by notices. Once sent, a notice stays where it is: it is
+The launcher's copy is thus the file with some ranges replaced by notices, behind what it had of an earlier file of that
+name, whose folder is gone (the host was started anew). Once sent, a notice stays where it is: it is
 kept in a file, so that whoever sends again, after a break or in another process, sends the same bytes at the same
 places.
 """
@@ -56,7 +57,7 @@ class Skip:
     """Where the notice begins in the copy."""
     notice: str
     resume: int
-    """Where the copy goes on in the file."""
+    """Where the copy goes on in the file; 0: nothing was skipped, what stands before is of an earlier file."""
 
     @property
     def data(self) -> bytes:
@@ -79,6 +80,11 @@ class _File:
         """Size of the copy."""
         self.skips: list[Skip] = []
         """In their order."""
+
+    @property
+    def least(self) -> int:
+        """Where it begins in the copy."""
+        return self.skips[0].at if self.skips and not self.skips[0].resume else 0
 
     @property
     def is_log(self) -> bool:
@@ -117,12 +123,14 @@ class Source:
         folder: run folder on this host.
         where: how to name this host in a notice.
         notices: file that keeps what was skipped; it need not exist.
+        held: sizes of the launcher's copies by file. Where there is a copy and no file, the file begins behind it.
     """
 
-    def __init__(self, folder: Path, *, where: str, notices: Path) -> None:
+    def __init__(self, folder: Path, *, where: str, notices: Path, held: Mapping[str, int] | None = None) -> None:
         self._folder = folder
         self._where = where
         self._notices = notices
+        self._held = held or {}
         self._files: dict[str, _File] = {}
         self._turn: list[str] = []
         self._old = _read_skips(notices)
@@ -134,16 +142,19 @@ class Source:
                 if file not in self._files:
                     entry = self._files[file] = _File(self._folder / file, file)
                     entry.skips = [skip for skip in self._old if skip.file == file]
+                    if not entry.skips and not entry.size() and (held := self._held.get(file, 0)) > 0:
+                        self._keep(entry, Skip(file, held, "\n", 0))  # the earlier one may end within a line
+                    entry.at = entry.least
                     self._turn.append(file)
 
     def resume(self, sizes: Mapping[str, int]) -> None:
         """Go on where the launcher's copies end: ``sizes`` in bytes by file; one that it lacks starts anew."""
         for name, file in self._files.items():
-            file.at = max(0, sizes.get(name, 0))
+            file.at = max(file.least, sizes.get(name, 0))
 
     def incomplete(self) -> list[str]:
         """Return the logs of which the launcher's copy lacks something."""
-        return [name for name, file in self._files.items() if file.skips]
+        return [name for name, file in self._files.items() if any(skip.resume for skip in file.skips)]
 
     def next_chunk(self, *, final: bool = False) -> Chunk | None:
         """Return what is to be sent next; None while there is nothing.
@@ -186,10 +197,13 @@ class Source:
         text = f"[dagrad: {resume - start} bytes of output skipped here; all of it is in {where}]\n"
         begins_line = start == 0 or file.read(start - 1, 1) == b"\n"
         skip = Skip(file.name, file.at, text if begins_line else "\n" + text, resume)
+        self._keep(file, skip)
+        return skip
+
+    def _keep(self, file: _File, skip: Skip) -> None:
         file.skips.append(skip)
         with suppress(OSError), self._notices.open("a", encoding="utf-8") as kept:  # full: only a new agent needs it
             kept.write(json.dumps(asdict(skip)) + "\n")
-        return skip
 
 
 class Sink:

@@ -225,6 +225,9 @@ class Nursery:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is None:
                 return
+            if ended.si_pid not in self._children:  # started by a module that was imported beforehand
+                os.waitpid(ended.si_pid, 0)
+                continue
             signal_group(ended.si_pid, signal.SIGKILL)  # what it left behind; its pid is not free before waitpid
             os.waitpid(ended.si_pid, 0)
             cause = "code" if ended.si_code == os.CLD_EXITED else "signal"
@@ -274,7 +277,7 @@ def preload(modules: list[str]) -> tuple[list[str], list[str], str | None]:
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001  # whatever the module raises: the worker that needs it will show it in full
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it is: the worker that needs the module shows it
             notes.append(f"not imported beforehand: {module} ({type(error).__name__}: {error})")
             continue
         if count_threads() > 1:

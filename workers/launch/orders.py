@@ -102,6 +102,8 @@ class Start:
     """Seconds without an order, or since the stream ended, after which all is stopped. 0: at once when the stream
     ends; negative: never."""
     restart: RestartPolicy = field(default_factory=RestartPolicy)
+    sizes: dict[str, int] = field(default_factory=dict[str, int])
+    """Bytes that the launcher has of each file already, from an agent before: what is new comes behind them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,12 +139,11 @@ class Add:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """SIGTERM, after ``grace`` SIGKILL; no restarts any more."""
+    """SIGTERM, after ``grace`` SIGKILL; no restarts any more. Without names all are meant, and no others start."""
 
     op: ClassVar[str] = "stop"
     grace: float = 10.0
     names: list[str] | None = None
-    """None: all, and start no others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,12 +155,11 @@ class Kill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """Pass a signal on to workers."""
+    """Pass a signal on to workers, without names to all."""
 
     op: ClassVar[str] = "signal"
     number: int
     names: list[str] | None = None
-    """None: all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,15 +84,15 @@ class ProcessPipe:
         """Close its stdin and see it out; past the deadline it is killed, unless it is to outlive us."""
         self._writer.close()
         deadline = asyncio.get_running_loop().time() + (0 if outlives else patience)
-        while self._process.poll() is None:
-            if asyncio.get_running_loop().time() >= deadline:
-                if outlives:
-                    self._process.returncode = 0  # it is nobody's child from now on, and no leak
-                else:
-                    self._process.kill()
-                    self._process.wait()
-                return
-            await asyncio.sleep(_POLL)
+        try:
+            while self._process.poll() is None and asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(_POLL)
+        finally:  # however this ends, nothing is left behind
+            if self._process.poll() is None and outlives:
+                self._process.returncode = 0  # it is nobody's child from now on, and no leak
+            elif self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
 
 
 @asynccontextmanager

@@ -260,12 +260,12 @@ class Post:
 
     def _first_order(self) -> Order:
         self._slots.told.clear()
+        sizes = self._sink.sizes() if self._sink is not None else {}
         if not self._began:
             self._slots.unsent.clear()
             self._born, self._cut_at = time.monotonic(), None
-            self.start = replace(self.start, workers=self._slots.next_orders(self.unfinished))
+            self.start = replace(self.start, workers=self._slots.next_orders(self.unfinished), sizes=sizes)
             return self.start
-        sizes = self._sink.sizes() if self._sink is not None else {}
         return Attach(run=self.start.run, host=self.label, seen=self._seen, sizes=sizes)
 
     async def _serve(self, pipe: Pipe) -> End:

@@ -109,7 +109,9 @@ class Station:
             furnish(quarters.path, key=start.key, roster=start.roster)
         self._addresses, self._graphs = AddressFiles(folder.path), GraphFiles(folder.path)
         self._addresses.news(order.name for order in start.workers)  # those of an earlier agent's workers
-        self._source = None if start.folder else Source(folder.path, where=start.host, notices=quarters.notices)
+        self._source = None
+        if not start.folder:
+            self._source = Source(folder.path, where=start.host, notices=quarters.notices, held=start.sizes)
         try:
             async with Crew(job, self._tell, lock=lock) as self._crew:
                 os.close(lock)  # the nursery has it now

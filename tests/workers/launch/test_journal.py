@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -75,6 +76,31 @@ def test_damaged_lines_are_counted_and_skipped(tmp_path: Path) -> None:
     path.write_bytes(b'\n{"event":\n[1]\n{"no": "event"}\n\xff\xfe\n' + lines({"event": "log", "step": 1, "loss": 1.0}))
     record = read_record(path, "local.0")
     assert (record.damaged, record.latest) == (4, {"loss": 1.0})
+
+
+@pytest.mark.parametrize("line", [
+    b"[" * 100_000, b'{"event": "start", "time": "z"}', b'{"event": "progress", "step": "x"}',
+    b'{"event": "progress", "step": 1e999}', b'{"event": "end", "step": null}', b'{"event": "end", "counters": 3}',
+    b'{"event": "end", "counters": {"bytes_sent": []}}', b'{"event": "end", "gauges": {"peers": "many"}}',
+    b'{"event": "end", "histograms": {"age_steps": 7}}', b'{"event": "end", "histograms": {"age_steps": ["x"]}}',
+    b'{"event": "end", "rate": 1' + b"0" * 400 + b"}",
+])  # fmt: skip
+def test_a_line_with_something_else_than_numbers_ends_nobody(line: bytes) -> None:
+    record = Record("n1.0", last={"step": 4}, latest={"loss": 1.0})
+    record.add(line)
+    assert (record.damaged, record.step, record.latest) == (1, 4, {"loss": 1.0})
+    assert (record.counter("bytes_sent"), record.gauge("peers"), record.ages, record.is_back(0.0)) == (
+        0,
+        None,
+        [],
+        False,
+    )
+
+
+def test_a_number_beyond_floats_is_left_out_of_what_the_user_logs() -> None:
+    record = Record("n1.0")
+    record.add(b'{"event": "log", "step": 1, "loss": NaN, "huge": 1' + b"0" * 400 + b', "acc": 1}')
+    assert list(record.latest) == ["loss", "acc"]
 
 
 def test_a_worker_without_journal_has_an_empty_record(tmp_path: Path) -> None:

@@ -803,8 +803,9 @@ def join():
 
 
 @pytest.fixture(params=["fork", "spawn"])
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
+def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a script with some workers, forked or each an interpreter of its own."""
+    monkeypatch.setattr(post_module, "FAREWELL", 5.0)
 
     def run(
         text: str, *, workers: int = 3, notebook: Notebook | None = None, **options: Any

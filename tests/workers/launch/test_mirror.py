@@ -29,7 +29,7 @@ class Pair:
 
     def begin(self) -> Source:
         """Another agent process in the same folder."""
-        source = Source(self.here, where="n1", notices=self.here / "notices.jsonl")
+        source = Source(self.here, where="n1", notices=self.here / "notices.jsonl", held=self.sink.sizes())
         source.add(NAMES)
         return source
 
@@ -220,3 +220,56 @@ def test_a_link_is_not_followed(pair: Pair, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         pair.sink.write(Chunk(file=LOG, at=0, data="x"))
     assert not (tmp_path / "elsewhere").exists()
+
+
+def wipe(folder: Path) -> None:
+    """The host was started anew, and its temporary files are gone."""
+    for file in (*folder.glob("*/*"), folder / "notices.jsonl"):
+        file.unlink(missing_ok=True)
+
+
+def test_a_new_file_comes_behind_the_copy_of_one_that_is_gone(pair: Pair) -> None:
+    journal = "workers/n1.0.jsonl"
+    for life in range(3):
+        pair.append(f"log {life}\n".encode())
+        pair.append(f'{{"life": {life}}}\n{{"torn'.encode(), journal)
+        pair.carry(final=True)
+        wipe(pair.here)
+        pair.source = pair.begin()
+    assert pair.copy() == b"log 0\n\nlog 1\n\nlog 2\n"
+    assert [line for line in pair.copy(journal).splitlines() if line.endswith(b"}")] == [
+        b'{"life": 0}', b'{"life": 1}', b'{"life": 2}',
+    ]  # fmt: skip
+
+
+def test_an_agent_that_finds_the_new_file_again_goes_on_behind_the_old_one(pair: Pair) -> None:
+    pair.append(b"before\n")
+    pair.carry()
+    wipe(pair.here)
+    pair.source = pair.begin()
+    pair.append(b"one\n")
+    pair.carry()
+    pair.source = pair.begin()  # its agent was killed, its folder is there
+    pair.append(b"two\n")
+    pair.carry()
+    pair.source.resume({LOG: 9})  # a launcher comes back that lacks the last bytes, or all of them
+    pair.carry()
+    pair.source.resume({})
+    pair.carry()
+    assert pair.copy() == b"before\n\none\ntwo\n"
+    assert pair.source.incomplete() == []
+
+
+def test_a_large_new_file_is_skipped_like_any_other(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "MOST_BEHIND", 1000)
+    monkeypatch.setattr(mirror, "KEPT", 100)
+    pair.append(b"before\n")
+    pair.carry()
+    wipe(pair.here)
+    pair.source = pair.begin()
+    pair.append(b"line\n" * 400)
+    pair.carry()
+    copy = pair.copy()
+    assert copy.startswith(b"before\n\n[dagrad: ")
+    assert copy.endswith(b"line\n" * 19)
+    assert pair.source.incomplete() == [LOG]

@@ -140,6 +140,19 @@ def test_a_module_that_fails_is_noted(bear: Bear, tmp_path: Path) -> None:
     assert "nosuchmodule (ModuleNotFoundError" in (tmp_path / "notes").read_text()
 
 
+def test_a_module_that_ends_the_interpreter_is_noted_too(bear: Bear, tmp_path: Path) -> None:
+    (tmp_path / "guardless.py").write_text("raise SystemExit(3)")
+    exits, _ = bear("", modules=("guardless",))
+    assert exits[0]["code"] == 0
+    assert "guardless (SystemExit: 3)" in (tmp_path / "notes").read_text()
+
+
+def test_a_process_that_a_module_has_started_may_end_before_the_workers(bear: Bear, tmp_path: Path) -> None:
+    (tmp_path / "helped.py").write_text("import subprocess\nhelper = subprocess.Popen(['sleep', '0.5'])")
+    exits, out = bear("import time; time.sleep(1); print('trained')", modules=("helped",))
+    assert (exits[0]["code"], out) == (0, "trained\n")
+
+
 def test_what_a_worker_leaves_behind_ends_with_it(bear: Bear, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

@@ -125,6 +125,15 @@ async def test_one_that_is_cut_short_is_not_waited_for(errors: Path, until: Unti
 
 
 @pytest.mark.asyncio
+async def test_the_wait_for_its_end_may_be_cut_short_too(errors: Path) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            async with open_process(shell("exec sleep 60"), env=os.environ, errors=errors) as pipe:
+                pass
+    assert not is_running(pipe.pid)
+
+
+@pytest.mark.asyncio
 async def test_what_outlives_us_is_left_alone(errors: Path) -> None:
     words = shell("trap '' HUP; echo up; cat; exec sleep 60")
     async with open_process(words, env=os.environ, errors=errors, outlives=True) as pipe:
