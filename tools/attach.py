@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from dagrad_bus.workers.launch.orders import RestartPolicy, Start
 
 _DIRECTORY = click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 
+_FORCE = click.option("--force", is_flag=True, help="The launcher was started on another host, and is gone for sure.")
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @_DIRECTORY
@@ -33,7 +36,8 @@ _DIRECTORY = click.argument("directory", type=click.Path(path_type=Path), metava
               help="Live table, a line a worker every few seconds, or nothing.")  # fmt: skip
 @click.option("--figures/--no-figures", default=True, show_default=True, help="Draw figures at the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary to stdout, all else to stderr.")
-def attach(directory: Path, **options: Any) -> None:
+@_FORCE
+def attach(directory: Path, force: bool, **options: Any) -> None:
     """Take over the run in DIR, whose launcher has left (--detach) or died.
 
     Its agents are asked for what was missed: output, journals and exits, not a byte twice. Workers on other hosts
@@ -51,8 +55,9 @@ def attach(directory: Path, **options: Any) -> None:
         raise UsageError(f"the launcher of {directory} is there, process {pid}: nothing to take over")
     if has_ended(run):
         raise UsageError(f"the run in {directory} has ended: dagrad report {directory}")
+    _check_host(run, force=force)
     launch = make_launch(folder, run)
-    folder.update_run(launcher=os.getpid(), launcher_mark=mark_process(os.getpid()))
+    folder.update_run(host=socket.gethostname(), launcher=os.getpid(), launcher_mark=mark_process(os.getpid()))
     how = "leaves it to itself" if launch.leave_on_interrupt else "stops it"
     click.echo(f"dagrad: Ctrl-C {how}", err=True)
     names = [order.name for berth in launch.berths for order in berth.workers]
@@ -63,7 +68,8 @@ def attach(directory: Path, **options: Any) -> None:
 @_DIRECTORY
 @click.option("--grace", type=click.FloatRange(0, 3600), metavar="S",
               help="Seconds a worker has to stop before it is killed.  [as the run has it]")  # fmt: skip
-def stop(directory: Path, grace: float | None) -> None:
+@_FORCE
+def stop(directory: Path, grace: float | None, force: bool) -> None:
     """Stop the run in DIR: all its workers, on every host; the folder stays.
 
     A launcher that is there is asked to do it. Exit code 0: stopped; 1: some host could not be told.
@@ -85,6 +91,7 @@ def stop(directory: Path, grace: float | None) -> None:
     if has_ended(run):
         click.echo(f"dagrad: the run in {directory} has ended already", err=True)
         return
+    _check_host(run, force=force)
     launch = make_launch(folder, run)
     start = launch.start if grace is None else replace(launch.start, grace=grace)
     sys.exit(_guarded(lambda: _stop(replace(launch, start=start, stop_at_once=True))))
@@ -146,9 +153,15 @@ def make_launch(folder: RunFolder, run: Mapping[str, Any]) -> Launch:
 
 
 def has_ended(run: Mapping[str, Any]) -> bool:
-    """Whether somebody has seen all workers of a run end; those that were lost may still be there."""
+    """Whether somebody has seen all launched workers of a run end; those that were lost may still be there."""
     seen = {ended["name"] for ended in run.get("exits", ()) if not ended.get("lost")}
-    return "ended" in run and seen.issuperset(run["workers"])
+    return "ended" in run and seen.issuperset(run.get("launched", run["workers"]))
+
+
+def _check_host(run: Mapping[str, Any], *, force: bool) -> None:
+    """Refuse where the launcher was started on another host: two would take the agents from each other for ever."""
+    if not force and "ended" not in run and run.get("host", socket.gethostname()) != socket.gethostname():
+        raise UsageError(f"the launcher was started on {run.get('host')}: go there, or --force if it is gone for sure")
 
 
 def living_launcher(run: Mapping[str, Any]) -> int | None:

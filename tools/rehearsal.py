@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from dagrad_bus.workers.launch.berths import Reach, agent_words
+from dagrad_bus.workers.launch.berths import agent_words
 from dagrad_bus.workers.launch.environment import mask
 from dagrad_bus.workers.launch.hostfile import Host
 from dagrad_bus.workers.launch.pipes import local_agent
@@ -33,16 +33,15 @@ def show_rehearsal(
         hosts: none for this host.
         words: the workers' command.
         env: what they get over their host's own environment; secrets are masked.
-        options: ``ssh_config``, ``python`` and ``srun_args``.
+        options: ``ssh_config``, ``srun_args``, ``cpus`` and ``gpus``.
         engine: who would start them.
     """
-    reach = Reach(folder=Path(), env={}, ssh_config=options["ssh_config"], python=options["python"] or "")
     click.echo(f"{len(names)} workers run: {shlex.join(words)}")
     for host in hosts:
         mine = [name for name in names if name.rpartition(".")[0] == host.label]
         click.echo(f"\n{host.label}: {', '.join(mine)}")
         click.echo(f"  in {host.cwd}")
-        click.echo(f"  {shlex.join(local_agent() if is_local(host) else agent_words(host, reach))}")
+        click.echo(f"  {shlex.join(local_agent() if is_local(host) else agent_words(host, options['ssh_config']))}")
     if engine == "slurm":
         line = srun_command(len(names), words, folder=Path("RUN_FOLDER"), run="ID", arguments=options["srun_args"])
         click.echo(f"\nby Slurm: {', '.join(names)}\n  {shlex.join(line)}")

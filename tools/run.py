@@ -200,7 +200,8 @@ def read_hosts(options: Mapping[str, Any], *, taken: Mapping[str, str] | None = 
     if wanted is not None:
         more = wanted > sum(host.slots for host in hosts) and options["oversubscribe"]
         hosts = oversubscribe(hosts, wanted) if more else first(hosts, wanted)
-    return tuple(replace(host, cwd=host.cwd or options["cwd"] or os.getcwd()) for host in hosts)
+    cwd, python = options["cwd"] or os.getcwd(), options.get("python") or sys.executable
+    return tuple(replace(host, cwd=host.cwd or cwd, python=host.python or python) for host in hosts)
 
 
 def _read(name: str) -> bytes:
@@ -278,7 +279,6 @@ def _make_launch(plan: Plan, folder: RunFolder, run_id: str, options: Mapping[st
         folder=folder.path,
         env=plan.base,
         ssh_config=options["ssh_config"],
-        python=options["python"] or "",
         outlives=options["detach"],
     )
     berths = host_berths(plan.hosts, reach) if plan.hosts else [local_berth(plan.count, reach)]

@@ -29,6 +29,10 @@ from dagrad_bus.workers.launch.slurm import (
 
 _POLL = 0.1
 """Seconds between two looks at the workers' files."""
+_PATIENCE = 10.0
+"""Seconds that squeue and scancel may take."""
+_LONGEST = 1 << 20
+"""Bytes of one line of srun."""
 _PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -111,6 +115,7 @@ class SlurmStep:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
+                limit=_LONGEST,
                 env=dict(self._env),
                 start_new_session=True,  # a Ctrl-C of the terminal reaches the launcher only
             )
@@ -158,7 +163,14 @@ class SlurmStep:
         process = await asyncio.create_subprocess_exec(
             *words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=dict(self._env)
         )
-        out, _ = await process.communicate()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                out, _ = await process.communicate()
+        except TimeoutError:  # the controller is away; the next signal tries again
+            process.kill()
+            await process.wait()
+            self._screen.watcher.show_note(f"{words[0]} did not answer within {_PATIENCE:g} s")
+            return ""
         return out.decode(errors="replace")
 
     def _judge(self, names: Sequence[str], status: int) -> None:

@@ -79,7 +79,7 @@ class Engine:
         self.mailbox = Mailbox(settings.link)
         self.metrics = Metrics()
         self.outlook = Outlook()
-        self.identity = Identity(settings, layout, time.time_ns())
+        self.identity = Identity(settings, layout, boot_epoch(settings))
         self.log = get_logger(worker=settings.name)
         self._is_flushing = False
         self._ended = False

@@ -17,6 +17,7 @@ from dagrad_bus.codec import Codec
 from dagrad_bus.errors import LayoutMismatch, MalformedFrame, NotAdmitted, RemoteError, VersionMismatch
 from dagrad_bus.ids import NodeId, derive_node_id
 from dagrad_bus.messages import TELLS_LINKS
+from dagrad_bus.rendezvous import look_up
 from dagrad_bus.settings import Settings
 from dagrad_bus.topology.live import TopologySpec
 from dagrad_bus.wire import Error, ErrorCode, Hello, HelloOk, MemberState, Record
@@ -24,9 +25,21 @@ from dagrad_bus.wire import Error, ErrorCode, Hello, HelloOk, MemberState, Recor
 MINOR = 0
 """Minor version of the wire spoken here."""
 _CAPABILITY = {Codec.ZLIB: 1 << 0, Codec.BLOSC2_LZ4: 1 << 2, Codec.BLOSC2_ZSTD: 1 << 3}
+_LAST_EPOCH = 1 << 62
+"""Nanoseconds of the year 2116: no clock says more, so a file that does is wrong."""
 _ERROR_CODES = {LayoutMismatch.code: ErrorCode.LAYOUT, VersionMismatch.code: ErrorCode.VERSION}
 BACKOFF_MS = 60_000
 """How long a peer that trains another model, or speaks another version, stays away."""
+
+
+def boot_epoch(settings: Settings) -> int:
+    """Return nanoseconds of the wall clock, or more: a restart is newer even where the clock was set back.
+
+    What the process before has told is in the run folder; where there is none, the clock alone decides.
+    """
+    before = look_up(settings.directory, settings.name) if settings.directory is not None else None
+    known = before.epoch if before is not None and before.epoch < _LAST_EPOCH else 0
+    return max(time.time_ns(), known + 1)
 
 
 @dataclass(frozen=True, slots=True)

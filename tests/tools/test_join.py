@@ -16,8 +16,8 @@ from dagrad_bus.errors import UsageError
 from dagrad_bus.rendezvous import Address, publish
 from dagrad_bus.settings import ExchangeSettings, TransportSettings, from_environment
 from dagrad_bus.tools.join import environment, join
-from dagrad_bus.workers.launch import addresses
 from dagrad_bus.wire import MemberState
+from dagrad_bus.workers.launch import addresses
 from dagrad_bus.workers.launch.folder import RunFolder, create
 
 GONE = 2**22 + 1

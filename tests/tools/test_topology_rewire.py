@@ -17,7 +17,7 @@ from dagrad_bus.topology.graph import Topology
 from dagrad_bus.topology.kinds import generate
 from dagrad_bus.topology.live import TopologySpec, edges
 from dagrad_bus.topology.static import parse
-from dagrad_bus.workers.launch.folder import create, write_json
+from dagrad_bus.workers.launch.folder import RunFolder, create, write_json
 
 NAMES = tuple(f"local.{i}" for i in range(24))
 IDS = [derive_node_id("abc", name) for name in NAMES]

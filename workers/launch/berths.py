@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dagrad_bus.workers.launch.addresses import towards
+from dagrad_bus.workers.launch.addresses import of_name, towards
 from dagrad_bus.workers.launch.brief import Berth
 from dagrad_bus.workers.launch.hostfile import Host
 from dagrad_bus.workers.launch.orders import WorkerOrder
 from dagrad_bus.workers.launch.pipes import AGENT, Pipe, local_agent, open_process
-from dagrad_bus.workers.launch.ssh import is_local, python_words, ssh_words
+from dagrad_bus.workers.launch.ssh import LOCAL_NAMES, is_local, python_words, real_name, ssh_words
 
 _KEPT = ("label", "host", "user", "port", "python", "cwd", "addr")
 LOCAL = "local"
@@ -29,8 +30,6 @@ class Reach:
     env: Mapping[str, str]
     """Environment of the ssh client, or of a local agent."""
     ssh_config: Path | None = None
-    python: str = ""
-    """Interpreter on other hosts; empty: the path of this one."""
     outlives: bool = False
     """Agents on this host outlive the launcher."""
 
@@ -48,19 +47,23 @@ def host_berths(hosts: Sequence[Host], reach: Reach) -> list[Berth]:
     for host in hosts:
         workers = tuple(_order(host, slot) for slot in host.slot_numbers)
         if is_local(host):
-            outward = towards(others[0].addr or others[0].host) if others else None
-            berths.append(_here(host.label, workers, reach, host.addr or outward or "", host.cwd))
+            berths.append(_here(host.label, workers, reach, host.addr or _outward(others, reach), host.cwd))
         else:
             berths.append(_there(host, workers, reach))
     return berths
 
 
-def agent_words(host: Host, reach: Reach) -> list[str]:
+def _outward(others: Sequence[Host], reach: Reach) -> str:
+    """Return the address by which other hosts reach this one; empty where there are none, or all are this one."""
+    ways = (towards(host.addr or host.host) or towards(real_name(host, config=reach.ssh_config)) for host in others)
+    found = next((way for way in ways if way), None)
+    is_far = any(host.host not in LOCAL_NAMES for host in others)
+    return found or (of_name(socket.gethostname()) if is_far else None) or ""
+
+
+def agent_words(host: Host, config: Path | None) -> list[str]:
     """Return the command line that starts the agent of a remote host."""
-    words = (
-        [host.python or reach.python, "-u", "-m", AGENT] if host.python or reach.python else python_words(host, AGENT)
-    )
-    return ssh_words(host, words, config=reach.ssh_config)
+    return ssh_words(host, python_words(host, AGENT), config=config)
 
 
 def _order(host: Host, slot: int) -> WorkerOrder:
@@ -76,7 +79,7 @@ def _here(label: str, workers: tuple[WorkerOrder, ...], reach: Reach, advertise:
 
 
 def _there(host: Host, workers: tuple[WorkerOrder, ...], reach: Reach) -> Berth:
-    words = agent_words(host, reach)
+    words = agent_words(host, reach.ssh_config)
 
     def dial() -> AbstractAsyncContextManager[Pipe]:
         return open_process(words, env=reach.env, errors=_errors(reach, host.label))

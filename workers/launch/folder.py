@@ -131,7 +131,9 @@ def create(path: Path, *, run: str, names: Sequence[str], facts: Mapping[str, ob
     with open(descriptor, "w") as file:
         file.write(secrets.token_hex(32) + "\n")
     folder.roster.write_text("".join(f"{name}\n" for name in names))
-    write_json(folder.run_file, {"schema": RUN_SCHEMA, "run": run, "workers": list(names), **facts})
+    write_json(
+        folder.run_file, {"schema": RUN_SCHEMA, "run": run, "workers": list(names), "launched": list(names), **facts}
+    )
     return folder
 
 

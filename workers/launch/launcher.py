@@ -342,7 +342,7 @@ class Launcher:
         """Start workers on slots that the host file has now, stop those on slots that it has no more."""
         try:
             change = compare(wanted(), self._workers, self._dropped)
-        except ValueError as error:  # UsageError: a host file with a mistake changes nothing
+        except (ValueError, OSError) as error:  # a host file with a mistake, or none, changes nothing
             self._note(f"the host file was not taken: {error}")
             return
         self._dropped.update(change.gone)

@@ -30,7 +30,9 @@ class Exit:
     @property
     def status(self) -> int:
         """The code as a shell gives it."""
-        return 128 + self.signal if self.signal is not None else self.code or 0
+        if self.signal is not None:
+            return 128 + self.signal
+        return 125 if self.code is None else self.code & 0xFF or int(self.code != 0)
 
     @property
     def text(self) -> str:

@@ -85,7 +85,7 @@ class ProcessPipe:
         self._writer.close()
         deadline = asyncio.get_running_loop().time() + (0 if outlives else patience)
         try:
-            while self._process.poll() is None and asyncio.get_running_loop().time() < deadline:
+            while self._process.poll() is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL)
         finally:  # however this ends, nothing is left behind
             if self._process.poll() is None and outlives:

@@ -280,7 +280,7 @@ class Post:
                     return "gone"
                 case Fault() if not self.is_connected:
                     failure = CommandNotFound(f"{self.label}: {report.text}")
-                    failure.code = report.code
+                    failure.code = report.code if 0 < report.code < 256 else 125  # it must not pass for success
                     raise failure
                 case Chunk():
                     if self._sink is not None:

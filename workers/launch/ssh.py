@@ -18,13 +18,17 @@ Nothing secret is ever on this line: anybody on either host can read it. Secrets
 from __future__ import annotations
 
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 """Hosts that need no ssh."""
+_PATIENCE = 10.0
+"""Seconds for ssh to read its configuration, which may run commands (``Match exec``)."""
 _OPTIONS = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3", "ControlMaster=no")
 
 
@@ -84,12 +88,31 @@ def ssh_words(host: Target, remote: Sequence[str], *, config: Path | None = None
         remote: program and arguments; each arrives as it is, whatever it holds.
         config: an ssh configuration to use instead of the user's.
     """
+    return [*_client(host, config), *_target(host), remote_command(remote)]
+
+
+def _client(host: Target, config: Path | None) -> list[str]:
     words = ["ssh", "-T", *(word for option in _OPTIONS for word in ("-o", option))]
     if config is not None:
         words += ["-F", str(config)]
-    if host.port:
-        words += ["-p", str(host.port)]
-    return [*words, "--", f"{host.user}@{host.host}" if host.user else host.host, remote_command(remote)]
+    return [*words, "-p", str(host.port)] if host.port else words
+
+
+def _target(host: Target) -> list[str]:
+    return ["--", f"{host.user}@{host.host}" if host.user else host.host]
+
+
+def real_name(host: Target, *, config: Path | None = None) -> str:
+    """Return the name or address that ssh connects to: ``host`` may be known to its configuration only (``HostName``)."""
+    words = [*_client(host, config), "-G", *_target(host)]
+    with suppress(OSError, subprocess.SubprocessError):
+        shown = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False
+        ).stdout
+        for line in shown.decode(errors="replace").splitlines():
+            if line.startswith("hostname "):
+                return line.removeprefix("hostname ").strip()
+    return host.host
 
 
 def launch_words(host: Target, module: str, *arguments: str, config: Path | None = None) -> list[str]:

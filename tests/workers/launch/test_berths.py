@@ -87,14 +87,30 @@ def test_the_local_one_of_several_hosts_says_how_others_reach_it(reach: Reach, m
     assert host_berths([here], reach)[0].advertise == ""
 
 
-def test_the_interpreter_is_the_hosts_the_options_or_ours(reach: Reach) -> None:
-    def program(host: Host, reach: Reach) -> str:
-        return agent_words(host, reach)[-1].split()[1]
+def test_where_the_first_host_has_no_way_others_are_asked_and_its_real_name(
+    reach: Reach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways = {"node2": "192.0.2.2", "10.1.2.3": "192.0.2.3"}
+    monkeypatch.setattr(berths_module, "towards", ways.get)
+    monkeypatch.setattr(berths_module, "of_name", lambda _: "192.0.2.1")
+    config = reach.folder / "config"
+    config.write_text("Host gpu1\n HostName 10.1.2.3\n")
+    here = Host(label="localhost", host="localhost", slot_numbers=(0,))
 
-    assert program(NODE, reach) == f"'{sys.executable}'"
-    assert program(NODE, replace(reach, python="/opt/py")) == "'/opt/py'"
-    assert program(replace(NODE, python="~/py"), replace(reach, python="/opt/py")) == "~/'py'"
-    words = agent_words(NODE, replace(reach, ssh_config=Path("cfg")))
+    def told(*names: str, ssh_config: Path | None = None) -> str:
+        hosts = [here, *(replace(NODE, host=name, port=22) for name in names)]
+        return host_berths(hosts, replace(reach, ssh_config=ssh_config))[0].advertise
+
+    assert told("no.such.host.invalid", "node2") == "192.0.2.2"
+    assert told("gpu1", ssh_config=config) == "192.0.2.3"
+    assert told("no.such.host.invalid") == "192.0.2.1"
+    assert told("localhost") == ""
+
+
+def test_the_interpreter_is_the_hosts_or_ours() -> None:
+    assert agent_words(NODE, None)[-1].split()[1] == f"'{sys.executable}'"
+    assert agent_words(replace(NODE, python="~/py"), None)[-1].split()[1] == "~/'py'"
+    words = agent_words(NODE, Path("cfg"))
     assert words[words.index("-F") + 1] == "cfg"
 
 
@@ -103,8 +119,7 @@ def test_the_interpreter_is_the_hosts_the_options_or_ours(reach: Reach) -> None:
 def test_what_run_json_keeps_of_hosts_finds_them_again(hosts: list[Host]) -> None:
     kept = json.loads(json.dumps(describe(hosts)))
     assert restore(kept) == tuple(hosts)
-    reach = Reach(folder=Path(), env={})
-    assert [agent_words(host, reach) for host in restore(kept)] == [agent_words(host, reach) for host in hosts]
+    assert [agent_words(host, None) for host in restore(kept)] == [agent_words(host, None) for host in hosts]
 
 
 @pytest.mark.parametrize("damaged", [[{}], [{"label": "a"}], ["a"], [3]])

@@ -260,6 +260,22 @@ async def test_what_was_printed_last_is_fetched_though_all_workers_are_over(unti
 
 
 @pytest.mark.asyncio
+async def test_a_new_agent_is_told_what_the_launcher_has_of_the_one_before(until: Until, tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    policy = RestartPolicy(first=0.002)
+    rig = Rig(until, replace(START, restart=policy), sink=Sink(tmp_path, ["n1.0", "n1.1"]))
+    async with running(rig.post):
+        line = await rig.serving()
+        assert (await rig.asked(0, Start)).sizes == {}
+        line.say(Chunk(file="logs/n1.0.log", at=0, data="abc"))
+        line.cut()
+        (await rig.line(1)).say(HELLO, GONE)
+        (await rig.line(2)).say(HELLO, READY)
+        assert (await rig.asked(2, Start)).sizes == {"logs/n1.0.log": 3}
+        rig.post.end(Kill(), 0.0)
+
+
+@pytest.mark.asyncio
 async def test_an_agent_that_is_gone_with_nothing_left_to_do_is_not_revived(until: Until) -> None:
     rig = Rig(until)
     async with running(rig.post):

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagrad_bus.workers.launch.ssh import is_local, launch_words, python_words, remote_command, ssh_words
+from dagrad_bus.workers.launch.ssh import is_local, launch_words, python_words, real_name, remote_command, ssh_words
 
 WORD = st.text(st.characters(min_codepoint=1, exclude_categories=["Cs"]), max_size=20)
 
@@ -38,6 +38,15 @@ def test_user_port_and_configuration_stand_before_the_host() -> None:
 def test_a_host_is_never_an_option() -> None:
     words = ssh_words(Host(host="-oProxyCommand=x"), ["python"])
     assert words[words.index("-oProxyCommand=x") - 1] == "--"
+
+
+def test_an_alias_of_the_configuration_leads_to_the_real_name(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("Host gpu1\n HostName 10.1.2.3\n")
+    assert real_name(Host(host="gpu1"), config=config) == "10.1.2.3"
+    assert real_name(Host(host="node1", user="ann", port=22), config=config) == "node1"
+    config.write_text("no such keyword\n")
+    assert real_name(Host(host="gpu1"), config=config) == "gpu1"
 
 
 def test_localhost_needs_no_ssh_unless_it_is_a_forwarded_one() -> None:
