@@ -142,7 +142,7 @@ def decode(text: bytes, name: str) -> Address | None:
             inbox=str(given["inbox"]),
             beat=str(given["beat"]),
         )
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     makes_sense = found.name == name and all(_ENDPOINT.fullmatch(end) for end in (found.inbox, found.beat))
     return found if makes_sense else None

@@ -80,7 +80,13 @@ def dagrad() -> None:
         dagrad run -n 4 train.py --lr 0.1
 
     \b
-    Look at a run again:
+    On other hosts, by ssh; under srun, mpirun or torchrun:
+        dagrad run -H node1:4,node2:4 train.py
+        srun -n 8 dagrad worker -- train.py
+
+    \b
+    Look at a live run, and at a finished one:
+        dagrad status runs/20260101-120000-1f2e3d
         dagrad report runs/20260101-120000-1f2e3d
     """  # noqa: D301  # the backspace keeps click from filling a paragraph
 

@@ -48,7 +48,7 @@ def host_table(examined: Examined) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     for name in ("host", "address", "python", "dagrad", "torch"):
         table.add_column(name, no_wrap=name in {"host", "address"}, overflow="fold")
-    for name in ("login", "clock", "files", "memory", "slots/cores", "/tmp free"):
+    for name in ("login", "clock", "files", "memory", "slots", "/tmp free"):
         table.add_column(name, justify="right")
     for host in examined.hosts:
         table.add_row(*_host_row(host))

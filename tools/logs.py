@@ -119,8 +119,16 @@ def logs(
             _follow(source, printer)
     except KeyboardInterrupt:
         pass
-    if stderr_only and not source.files():
-        click.echo("dagrad: this run has no files of stderr alone: it stands with stdout", err=True)
+    if not source.files():
+        click.echo(f"dagrad: {_why_nothing(source, stderr_only=stderr_only)}", err=True)
+
+
+def _why_nothing(source: Source, *, stderr_only: bool) -> str:
+    if stderr_only:
+        return "this run has no files of stderr alone: it stands with stdout"
+    return (
+        f"no output in {source.folder.path / 'logs'}: that of dagrad worker and dagrad join is where they were started"
+    )
 
 
 def _compile(text: str) -> re.Pattern[str]:

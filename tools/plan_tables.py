@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dagrad_bus.tools.tables import format_number, format_share, format_size
+from dagrad_bus.workers.launch.examination.judgement import plural
 
 if TYPE_CHECKING:
     from dagrad_bus.tools.plan import Place, Plan
@@ -74,9 +75,11 @@ def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
 def _graph_rows(plan: Plan) -> list[tuple[str, str]]:
     graph = plan.graph
     gap = f", spectral gap {graph.gap:.3f}" if graph.gap is not None else ""
-    rows = [("graph", f"{graph.kind}, {graph.workers} workers, degree {graph.degree:g}, {graph.links} links{gap}")]
+    rows = [
+        ("graph", f"{graph.kind}, {graph.workers} workers, degree {graph.degree:g}, {plural(graph.links, 'link')}{gap}")
+    ]
     if graph.rounds is not None:
-        rows.append(("mixing", f"{graph.rounds} rounds to 1e-3, if each exchanged everything"))
+        rows.append(("mixing", f"{plural(graph.rounds, 'round')} to 1e-3, if each exchanged everything"))
     if graph.refresh_steps and graph.links:
         rows.append(("", f"every block within {format_number(graph.refresh_steps, 0)} steps, whatever changes"))
     return rows

@@ -20,7 +20,7 @@ from dagrad_bus.errors import BusError, UsageError
 from dagrad_bus.settings import PREFIX, Settings, from_environment
 from dagrad_bus.tools.finish import train_and_report
 from dagrad_bus.tools.rehearsal import show_rehearsal
-from dagrad_bus.tools.run_options import exchange_options, launch_options
+from dagrad_bus.tools.run_options import GroupedCommand, exchange_options, launch_options
 from dagrad_bus.workers.launch.berths import Reach, describe, host_berths, local_berth
 from dagrad_bus.workers.launch.brief import Berth, Launch
 from dagrad_bus.workers.launch.command import CommandNotFound, resolve
@@ -63,6 +63,7 @@ class Plan:
 
 
 @click.command(
+    cls=GroupedCommand,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "allow_interspersed_args": False,  # all after the command's first word is the command's
@@ -303,6 +304,7 @@ def _rereader(hosts: Sequence[Host], reach: Reach, options: Mapping[str, Any]) -
     def read_again() -> Sequence[Berth]:
         found = read_hosts(options, taken=labels)
         labels.update({host.host: host.label for host in found})
+        RunFolder(reach.folder).update_run(hosts=describe(found))  # for a launcher that takes over
         return host_berths(found, reach)
 
     return read_again

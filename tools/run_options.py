@@ -101,6 +101,47 @@ SHOWN: tuple[Decorator, ...] = (
 """Options about what is written and shown."""
 
 
+class GroupedCommand(click.Command):
+    """A command whose options stand under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each group; what belongs to none comes last."""
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in (*_TITLES, "Exchange", "Other")}
+        for option in self.get_params(ctx):
+            if isinstance(option, click.Option) and (record := option.get_help_record(ctx)) is not None:
+                sections[_title_of(option)].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def _title_of(option: click.Parameter) -> str:
+    if (option.name or "").startswith("exchange_"):
+        return "Exchange"
+    return next((title for title, names in _TITLES.items() if option.name in names), "Other")
+
+
+def _names(group: tuple[Decorator, ...]) -> set[str]:
+    """Return the names of the options that decorators add."""
+
+    def bare() -> None:
+        pass
+
+    for decorate in group:
+        decorate(bare)
+    options: list[click.Option] = getattr(bare, "__click_params__", [])
+    return {option.name for option in options if option.name}
+
+
+_TITLES = {
+    "Where": _names(WHERE),
+    "Failures and ends": _names(LIFE),
+    "Processes": _names(ENVIRONMENT),
+    "Output": _names(SHOWN),
+}
+
+
 def exchange_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options of the exchange."""
     for name, metavar, text in reversed(EXCHANGE):

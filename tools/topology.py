@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dagrad_bus.errors import UsageError
+from dagrad_bus.errors import NobodyAnswers, UsageError
 
 if TYPE_CHECKING:
     from dagrad_bus.topology.drawing import Layout
@@ -257,7 +258,13 @@ def rewire(run_dir: Path, dry_run: bool, timeout: float, as_json: bool, **wanted
     """  # noqa: D301
     from dagrad_bus.tools.topology_rewire import rewire_run
 
-    done = rewire_run(run_dir.absolute(), wanted, dry_run=dry_run, timeout=timeout)
+    try:
+        done = rewire_run(run_dir.absolute(), wanted, dry_run=dry_run, timeout=timeout)
+    except NobodyAnswers as error:
+        from dagrad_bus.tools.visiting import explain_end
+        from dagrad_bus.workers.launch.folder import RunFolder
+
+        raise explain_end(RunFolder(run_dir.absolute()), error, time.time()) from None
     if as_json:
         click.echo(json.dumps(done.to_json(), indent=2))
     else:

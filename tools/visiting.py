@@ -142,7 +142,10 @@ def explain_end(folder: RunFolder | None, error: NobodyAnswers, now: float) -> N
         return error
     run = folder.read_run()
     if "ended" not in run:
-        return NobodyAnswers(f"{error}; its output: dagrad logs {_short(folder)}")
+        has_output = any((folder.path / "logs").glob("*.*"))  # elsewhere it stays with the engine
+        return NobodyAnswers(
+            f"{error}; {'its output: dagrad logs' if has_output else 'dagrad report'} {_short(folder)}"
+        )
     ago = max(0.0, now - float(run["ended"]))
     return NobodyAnswers(f"the run in {_short(folder)} ended {format_span(ago)} ago: dagrad report {_short(folder)}")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -22,7 +21,7 @@ from dagrad_bus.blocks import Layout
 from dagrad_bus.bus.alarm import Alarm
 from dagrad_bus.bus.coding import Bench
 from dagrad_bus.bus.framing import INLINE_BYTES, allowed, pack_frame
-from dagrad_bus.bus.identity import Identity
+from dagrad_bus.bus.identity import Identity, boot_epoch
 from dagrad_bus.bus.intake import Intake
 from dagrad_bus.bus.node import Node
 from dagrad_bus.bus.outlook import Outlook

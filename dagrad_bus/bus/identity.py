@@ -8,6 +8,7 @@ safe on hostile bytes; on any other interface only raw and zlib are taken (docs/
 from __future__ import annotations
 
 import hmac
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b

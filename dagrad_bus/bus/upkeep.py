@@ -140,20 +140,22 @@ class Upkeep:
             bus.turn_to(chance.choice(connected))
 
     async def _resolve(self, inbox: str) -> str | None:
-        """Return an endpoint with its host's address; None: its name is not known yet.
+        """Return an endpoint with an address of its host, drawn anew each time; None: its name is not known yet.
 
-        libzmq would resolve it too, but hold every connection while it waits for the name server.
+        A name may lead to several, IPv6 first, and a worker may listen at one of them only. libzmq would resolve it
+        too, but take the first, and hold every connection while it waits for the name server.
         """
         bus = self._bus
         host, _, port = inbox.removeprefix("tcp://").rpartition(":")
         try:
-            found = await bus.loop.run_in_executor(bus.readers, _addresses, host.strip("[]"), int(port))
+            known = await bus.loop.run_in_executor(bus.readers, _addresses, host.strip("[]"), int(port))
         except (OSError, UnicodeError) as error:
             bus.metrics.count("seeds_unresolved")
             if inbox not in self._unresolved:
                 self._unresolved.add(inbox)
                 bus.log.info("seed_unresolved", seed=inbox, why=str(error))
             return None
+        found = secrets.choice(known)
         return f"tcp://[{found}]:{port}" if ":" in found else f"tcp://{found}:{port}"
 
     def _knows_nobody(self) -> bool:
@@ -185,6 +187,6 @@ class Upkeep:
             bus.connect(peer, found.inbox, found.beat)
 
 
-def _addresses(host: str, port: int) -> str:
-    """Return the first address of a host. Waits for the name server."""
-    return str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+def _addresses(host: str, port: int) -> list[str]:
+    """Return the addresses of a host. Waits for the name server."""
+    return list(dict.fromkeys(str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from dagrad_bus.blocks import Entry, Layout
-from dagrad_bus.bus.identity import BACKOFF_MS, Identity, codecs_of
+from dagrad_bus.bus.identity import BACKOFF_MS, Identity, boot_epoch, codecs_of
 from dagrad_bus.codec import Codec
 from dagrad_bus.errors import LayoutMismatch, MalformedFrame, NotAdmitted, RemoteError, VersionMismatch
 from dagrad_bus.ids import NodeId
+from dagrad_bus.rendezvous import Address, publish
 from dagrad_bus.settings import Settings, TransportSettings
 from dagrad_bus.wire import ErrorCode, Hello, pack, parse
 
@@ -30,6 +33,17 @@ def hello(**options: object) -> Hello:
 
 GOOD = hello()
 OTHER_LAYOUT = Layout((Entry("x", (9,), "float32"),), (), 1)
+
+
+def test_a_restart_is_newer_even_where_the_clock_was_set_back(tmp_path: Path) -> None:
+    settings = Settings(name="a", directory=tmp_path)
+    assert abs(time.time_ns() - boot_epoch(settings)) < 10**10
+    ahead = time.time_ns() + 10**12
+    address = Address(name="a", pid=1, epoch=ahead, inbox="tcp://127.0.0.1:1", beat="tcp://127.0.0.1:2")
+    publish(tmp_path, address)
+    assert boot_epoch(settings) == ahead + 1
+    publish(tmp_path, replace(address, epoch=1 << 63))
+    assert abs(time.time_ns() - boot_epoch(settings)) < 10**10
 
 
 def test_a_member_with_the_key_is_let_in() -> None:

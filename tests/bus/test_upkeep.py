@@ -253,6 +253,22 @@ async def test_a_rendezvous_that_is_gone_at_the_start_is_done_without(
 
 
 @pytest.mark.asyncio
+async def test_of_a_seed_with_many_addresses_each_is_tried(
+    until: Until, settings: MakeSettings, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(host: str, port: int, **_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        return [(2, 1, 6, "", (each, port)) for each in ("127.0.0.2", "127.0.0.1", "127.0.0.1")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    port = free_port()
+    seeds = (("w0", f"tcp://both.example:{port}"),)
+    late = settings(1, 2, directory=None, seeds=seeds, beat=FAST)
+    first = settings(0, 2, directory=None, seeds=seeds, beat=FAST, transport=TransportSettings(inbox_port=port))
+    async with Engine(late, layout) as b, Engine(first, layout) as a:  # nobody listens at the address named first
+        await until(lambda: gauge(a, "peers") == gauge(b, "peers") == 1)
+
+
+@pytest.mark.asyncio
 async def test_a_folder_named_as_a_seed_holds_addresses_and_nothing_else(
     until: Until, settings: MakeSettings, layout: Layout, tmp_path: Path
 ) -> None:

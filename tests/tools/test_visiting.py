@@ -93,6 +93,9 @@ def test_seeds_may_add_to_a_folder() -> None:
 def test_of_a_run_that_is_over_it_is_said_when_it_ended() -> None:
     folder = make("a", age=5)
     error = NobodyAnswers("x: nobody")
+    assert str(explain_end(folder, error, 0.0)) == "x: nobody; dagrad report runs/a"
+    (folder.path / "logs").mkdir(exist_ok=True)
+    (folder.path / "logs" / "local.0.log").touch()
     assert str(explain_end(folder, error, 0.0)) == "x: nobody; its output: dagrad logs runs/a"
     folder.update_run(ended=1000.0)
     said = explain_end(folder, error, 1240.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import ipaddress
-import re
 import socket
 import struct
 from collections.abc import Iterable
@@ -13,7 +12,6 @@ from contextlib import suppress
 from dagrad_bus.errors import UsageError
 
 LOOPBACK = "127.0.0.1"
-_LITERAL = re.compile(r"[0-9.]+|[0-9a-f:]+:[0-9a-f:]*")
 _SIOCGIFADDR = 0x8915
 _ANY_PORT = 9
 """Nothing is sent to it: connecting a UDP socket only chooses the way."""
@@ -66,19 +64,18 @@ def is_reachable(address: str) -> bool:
 
 
 def is_own(address: str) -> bool:
-    """Whether a socket of this host can listen at the address; a NAT's or a forwarder's is told, but not bound."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
+    """Whether a socket of this host can listen at the address: not at a NAT's or a forwarder's, and a name is none."""
+    with suppress(ValueError, OSError):
+        family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             sock.bind((address, 0))
-    except OSError:
-        return False
-    return True
+            return True
+    return False
 
 
 def to_bind(address: str) -> str:
     """Return where a worker listens that tells others ``address``: there, or everywhere if it is not this host's."""
-    return address if _LITERAL.fullmatch(address) and is_own(address) else "*"
+    return address if is_own(address) else "*"
 
 
 def choose(targets: Iterable[str]) -> str | None:

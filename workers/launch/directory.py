@@ -7,6 +7,8 @@ host. Written graphs travel likewise. Workers that have met need none of it any 
 from __future__ import annotations
 
 import base64
+import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -14,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from dagrad_bus.errors import StartError
-from dagrad_bus.rendezvous import Address, look_up, publish
+from dagrad_bus.rendezvous import decode, look_up, publish
 from dagrad_bus.workers.launch.folder import RunFolder
 from dagrad_bus.workers.launch.orders import Addresses, Graph, Order
 
 _BATCH = 256
 """Entries of one order."""
+_REST = 2.0
+"""Seconds after a change of a folder in which another one might not show: file systems round times."""
 _PART = 512 << 10
 """Bytes of a graph in one order: base64 and the rest stay below the longest line."""
 
@@ -36,17 +40,9 @@ class Directory:
 
     def publish(self, names: Sequence[str], entry: dict[str, Any]) -> None:
         """Write an address that the agent of ``names`` reports; a wrong or an older one is left out."""
-        try:
-            found = Address(
-                name=str(entry["name"]),
-                pid=int(entry["pid"]),
-                epoch=int(entry["epoch"]),
-                inbox=str(entry["inbox"]),
-                beat=str(entry["beat"]),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError):
-            return
-        if found.name not in names:
+        name = str(entry.get("name"))
+        found = decode(json.dumps(entry).encode(), name) if name in names else None
+        if found is None:
             return
         before = look_up(self._folder, found.name)
         if before is None or before.epoch < found.epoch:
@@ -80,9 +76,17 @@ class Directory:
 
 
 def _changed(folder: Path, told: dict[str, tuple[int, int]]) -> list[Path]:
-    """Return the files that are new or were replaced since they were told, and take note of them."""
+    """Return the files that are new or were replaced since they were told, and take note of them.
+
+    A file that is added or replaced changes its folder: where that has rested since the last look nothing is new.
+    """
     found: list[Path] = []
     with suppress(OSError):
+        changed = folder.stat().st_mtime_ns
+        mark = (int(time.time() - changed / 1e9 > _REST), changed)
+        if mark[0] and told.get(folder.name) == mark:
+            return []
+        told[folder.name] = mark
         for path in sorted(folder.glob("*.json")):
             with suppress(OSError):
                 stat = path.stat()

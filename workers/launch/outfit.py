@@ -6,11 +6,9 @@ and by which address its workers are reached.
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from collections.abc import Mapping
-from contextlib import suppress
 
+from dagrad_bus.workers.launch.addresses import to_bind
 from dagrad_bus.workers.launch.environment import common_environment
 from dagrad_bus.workers.launch.folder import RunFolder
 from dagrad_bus.workers.launch.orders import Start
@@ -55,15 +53,5 @@ def choose_addresses(start: Start, environ: Mapping[str, str]) -> dict[str, str]
         return {}
     bind = given.get("DAGRAD_BIND", "")
     if not bind or (start.advertise and bind in _LOOPBACK):
-        bind = advertise if is_ours(advertise) else "*"
+        bind = to_bind(advertise)
     return {"DAGRAD_ADVERTISE": advertise, "DAGRAD_BIND": bind}
-
-
-def is_ours(address: str) -> bool:
-    """Whether ``address`` is that of an interface of this host: a socket can be bound to it. A name is not."""
-    with suppress(ValueError, OSError):
-        family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.bind((address, 0))
-            return True
-    return False

@@ -22,8 +22,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO
 
+from dagrad_bus.workers.launch.addresses import to_bind
 from dagrad_bus.workers.launch.nursery import set_death_signal
-from dagrad_bus.workers.launch.outfit import is_ours
 
 PART = 64 * 1024
 """Bytes of one answer at most: Ray sends values below 100 KB with the answer, larger ones by its object store."""
@@ -55,8 +55,12 @@ class Carrier:
         """Return where this process is: ``address`` as Ray has it, ``bind`` to listen there, ``hostname``, ``python``."""
         ray = sys.modules.get("ray")
         address = str(ray.util.get_node_ip_address()) if ray is not None else "127.0.0.1"
-        bind = address if is_ours(address) else "*"
-        return {"address": address, "bind": bind, "hostname": socket.gethostname(), "python": sys.executable}
+        return {
+            "address": address,
+            "bind": to_bind(address),
+            "hostname": socket.gethostname(),
+            "python": sys.executable,
+        }
 
     async def start(self, words: Sequence[str], env: Mapping[str, str]) -> int:
         """Start the agent, once; return its pid.

@@ -51,6 +51,8 @@ def test_what_others_cannot_reach(address: str) -> None:
 def test_own_is_what_can_be_bound() -> None:
     assert is_own("127.0.0.1")
     assert not is_own("192.0.2.200")
+    assert is_own("::1") or not socket.has_ipv6
+    assert not is_own("localhost") and not is_own("::ffff:192.0.2.200")
 
 
 def test_the_first_way_counts_and_the_own_name_is_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,8 @@ def test_an_older_address_never_replaces_a_newer_one(
         {"epoch": float("inf")},
         {"pid": None},
         {"pid": float("nan")},
+        {"inbox": "tcp://nowhere"},
+        {"beat": "\x1b[2J"},
     ],
 )
 def test_what_is_no_address_of_that_host_is_left_out(

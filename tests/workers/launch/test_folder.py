@@ -26,6 +26,7 @@ def test_a_new_folder_has_roster_key_and_facts(folder: RunFolder) -> None:
         "schema": "dagrad.run/1",
         "run": "ab12",
         "workers": ["local.0", "local.1"],
+        "launched": ["local.0", "local.1"],
         "created": 1.0,
     }
     assert {path.name for path in folder.path.iterdir() if path.is_dir()} == {"peers", "logs", "workers"}

@@ -7,7 +7,7 @@ import pytest
 from dagrad_bus.settings import from_environment
 from dagrad_bus.workers.launch.folder import RunFolder
 from dagrad_bus.workers.launch.orders import Start, WorkerOrder
-from dagrad_bus.workers.launch.outfit import choose_addresses, equip, is_ours
+from dagrad_bus.workers.launch.outfit import choose_addresses, equip
 from dagrad_bus.workers.launch.quarters import BASE_NAME
 
 CAME = {"SSH_CONNECTION": "10.0.0.9 5000 127.0.0.1 22"}
@@ -64,9 +64,3 @@ def test_the_address_is_the_users_or_the_one_ssh_came_by(
     order: Start, environ: dict[str, str], found: dict[str, str]
 ) -> None:
     assert choose_addresses(order, environ) == found
-
-
-def test_an_address_is_ours_if_a_socket_can_be_bound_to_it() -> None:
-    assert is_ours("127.0.0.1")
-    assert not is_ours("192.0.2.1")
-    assert not is_ours("localhost")

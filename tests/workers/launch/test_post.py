@@ -203,6 +203,16 @@ async def test_another_version_is_an_error_and_not_a_host_to_dial_again(until: U
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("code", [0, 256, -1])
+async def test_a_fault_is_never_a_success(until: Until, code: int) -> None:
+    rig = Rig(until)
+    with pytest.raises(CommandNotFound) as failure:
+        async with running(rig.post):
+            (await rig.line(0)).say(HELLO, Fault(text="odd", code=code))
+    assert failure.value.code == 125
+
+
+@pytest.mark.asyncio
 async def test_a_fault_before_it_is_ready_has_the_exit_code_it_deserves(until: Until) -> None:
     rig = Rig(until)
     with pytest.raises(CommandNotFound, match=r"n1: nope\.py: no such file") as failure:

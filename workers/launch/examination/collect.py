@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 from dagrad_bus.errors import StartError
 from dagrad_bus.workers.launch.addresses import LOOPBACK, towards
 from dagrad_bus.workers.launch.examination.host import gather_facts
-from dagrad_bus.workers.launch.examination.judgement import Examined, HostFacts, PathFacts, list_of
+from dagrad_bus.workers.launch.examination.judgement import Examined, HostFacts, PathFacts, list_of, plural
 from dagrad_bus.workers.launch.examination.paths import SECONDS, TOKEN_BYTES
 from dagrad_bus.workers.launch.pipes import Pipe, open_process
 from dagrad_bus.workers.launch.ssh import Target, is_local, launch_words
@@ -154,7 +154,7 @@ class Collection:
         paths: list[PathFacts] = []
         with tempfile.TemporaryDirectory(prefix="dagrad-doctor-") as folder:
             async with AsyncExitStack() as stack:
-                self._told(f"asking {len(wanted.subjects)} hosts")
+                self._told(f"asking {plural(len(wanted.subjects), 'host')}")
                 await _all([self._meet(subject, stack, Path(folder)) for subject in wanted.subjects])
                 await self._each(self._look_up)
                 await self._each(self._listen)
