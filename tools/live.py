@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from dagrad_bus.tools.spool import Spool
-from dagrad_bus.tools.tables import COLOURS, display_name, live_cells, live_table
+from dagrad_bus.tools.tables import COLOURS, display_name, live_cells, live_table, without_commands
 from dagrad_bus.workers.launch.outcome import Watcher, Worker
 
 Progress = Literal["auto", "table", "lines", "none"]
@@ -51,7 +51,7 @@ class LinesWatcher:
 
     def show_line(self, name: str, text: str) -> None:
         """Print one line of a worker."""
-        self._out.write(f"{self._prefix(name)}{text}\n")
+        self._out.write(f"{self._prefix(name)}{without_commands(text)}\n")
 
     def show_note(self, text: str) -> None:
         """Print one line of the launcher."""
@@ -84,7 +84,7 @@ class TableWatcher:
     def show_line(self, name: str, text: str) -> None:
         """Print one line of a worker above the table."""
         style = self._styles.setdefault(name, COLOURS[len(self._styles) % len(COLOURS)])
-        self._pending.append(Text.assemble((f"{display_name(name)}| ", style), Text.from_ansi(text)))
+        self._pending.append(Text.assemble((f"{display_name(name)}| ", style), Text.from_ansi(without_commands(text))))
 
     def show_note(self, text: str) -> None:
         """Print one line of the launcher above the table."""

@@ -140,7 +140,7 @@ def _compile(text: str) -> re.Pattern[str]:
 
 def make_printer(workers: Sequence[str], *, as_json: bool, colour: bool) -> Callable[[Line], None]:
     """Return what prints a line: with its worker before it, in a colour of its own, or as JSON."""
-    from dagrad_bus.tools.tables import display_name
+    from dagrad_bus.tools.tables import display_name, without_commands
 
     places: dict[str, int] = {name: place for place, name in enumerate(workers)}
 
@@ -148,7 +148,7 @@ def make_printer(workers: Sequence[str], *, as_json: bool, colour: bool) -> Call
         prefix = f"{display_name(line.worker)}|"
         if colour:
             prefix = f"\x1b[{31 + (places.setdefault(line.worker, len(places)) + 1) % 6}m{prefix}\x1b[0m"
-        click.echo(f"{prefix} {line.text}", color=True if colour else None)
+        click.echo(f"{prefix} {without_commands(line.text)}", color=True if colour else None)
 
     def as_object(line: Line) -> None:
         facts = {"schema": "dagrad.logs/1", "worker": line.worker, "stream": line.stream, "text": line.text}

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import click
 
 from dagrad_bus.errors import BusError, UsageError
 from dagrad_bus.settings import PREFIX, Settings, from_environment
+from dagrad_bus.settings import describe as describe_settings
 from dagrad_bus.tools.finish import train_and_report
 from dagrad_bus.tools.rehearsal import show_rehearsal
 from dagrad_bus.tools.run_options import GroupedCommand, exchange_options, launch_options
@@ -220,7 +221,7 @@ def _make_folder(plan: Plan, options: Mapping[str, Any]) -> tuple[RunFolder, str
     facts = {
         "created": now,
         "command": plan.words,
-        "settings": _describe(plan.settings),
+        "settings": describe_settings(plan.settings),
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "cwd": os.getcwd(),
@@ -236,17 +237,6 @@ def _make_folder(plan: Plan, options: Mapping[str, Any]) -> tuple[RunFolder, str
     if options["log_dir"] is not None:
         folder.keep_logs_in(options["log_dir"].absolute(), plan.names)
     return folder, run_id
-
-
-def _describe(settings: Settings) -> dict[str, object]:
-    return {
-        "degree": settings.degree,
-        "topology": settings.topology,
-        "exchange": asdict(settings.exchange),
-        "link": asdict(settings.link),
-        "beat": asdict(settings.beat),
-        "transport": asdict(settings.transport),
-    }
 
 
 def _make_start(plan: Plan, folder: RunFolder, run_id: str, options: Mapping[str, Any]) -> Start:

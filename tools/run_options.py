@@ -48,7 +48,7 @@ WHERE: tuple[Decorator, ...] = (
     click.option("--python", metavar="PATH", help="Interpreter on other hosts.  [the path of this one]"),
     click.option("--cwd", metavar="DIR", help="Working folder on other hosts.  [the same path as here]"),
     click.option("--sync", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR",
-                 help="First copy DIR to the same path on every host (rsync --delete)."),
+                 help="First copy DIR to the same path on every host by rsync; nothing is deleted there."),
     click.option("--port-range", metavar="A-B", default="20000-32000", show_default=True,
                  help="Ports that workers on several hosts listen on."),
     click.option("--srun-arg", "srun_args", multiple=True, metavar="ARG", help="One argument more for srun: --srun-arg=--partition=gpu."),

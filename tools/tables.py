@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rich import box
@@ -27,7 +28,13 @@ _STATES = {
     "cut off": "yellow",
     "unknown": "yellow",
 }
+_COMMANDS = re.compile(
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b\[[0-9;:?<=>!]*[ -/]*[@-ln-~]|\x1b[^\[\]]|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]"
+)
+"""Operating system commands, control sequences other than colours, other escapes, control characters but the tab."""
 _MIXING = {"mixed": "green", "drifting": "bold yellow", "not mixed": "bold red", "unknown": "bold yellow"}
+_NO_FRAMES = {"link_closed", "late_hello_ok", "late_pong", "unexpected"}
+"""Reasons that count harmless messages: goodbyes of links and late answers. They stay in summary.json."""
 _PLAIN_WIDTH = 120
 """Columns where the output is no terminal: tables in a log file do not fold."""
 
@@ -42,6 +49,11 @@ def display_name(name: str) -> str:
     """Return ``host:slot`` for the worker ``host.slot``, as it stands before each line of its output."""
     host, _, slot = name.rpartition(".")
     return f"{host}:{slot}" if host and slot.isdigit() else name
+
+
+def without_commands(text: str) -> str:
+    """Return a line of somebody's output without what would steer the terminal: all escapes but colours."""
+    return _COMMANDS.sub("", text)
 
 
 def format_number(value: float | None, digits: int = 1) -> str:
@@ -163,8 +175,8 @@ def _totals(summary: Summary) -> Table:
         values = [value for _, value in summary.consensus]
         text = f"last {values[-1]:.4f}   largest {max(values):.4f}   (||x_i - mean|| / ||mean||)"
         grid.add_row("consensus distance", text)
-    if summary.dropped:
-        grid.add_row("dropped", ", ".join(f"{reason} {count}" for reason, count in summary.dropped.items()))
+    if lost := {reason: count for reason, count in summary.dropped.items() if reason not in _NO_FRAMES}:
+        grid.add_row("dropped", ", ".join(f"{reason} {count}" for reason, count in lost.items()))
     if summary.mixing.verdict in {"mixed", "not asked"}:
         grid.add_row("mixing", Text(summary.mixing.verdict, style=_MIXING.get(summary.mixing.verdict, "")))
     return grid

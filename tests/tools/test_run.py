@@ -125,7 +125,7 @@ def test_the_first_failure_is_the_exit_code_and_last_on_stderr(dagrad: Dagrad, w
         ("run -n 2 -m nosuchmodule --lr 3", 127, "dagrad: No module named 'nosuchmodule'"),
         ("run -n 2 -- python -m nosuchmodule", 127, "dagrad: No module named 'nosuchmodule'"),
         ("run -n 2 no-such-program", 127, "dagrad: no-such-program: command not found"),
-        ("run", 127, "dagrad: no command given"),
+        ("run", 2, "dagrad: no command given"),
         ("run --density 2 train.py", 2, "dagrad: density is 2.0: needs a share in (0, 1]"),
         ("run --tau soon train.py", 2, "dagrad: DAGRAD_TAU is 'soon': needs float"),
         ("run --degree 3 train.py", 2, "dagrad: degree is 3: needs an even number"),

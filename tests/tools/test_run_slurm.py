@@ -43,7 +43,9 @@ def test_without_srun_it_says_where_it_should_be(dagrad: Dagrad, path: Path) -> 
 
 
 @pytest.mark.slow
-def test_workers_files_are_shown_and_srun_is_believed_about_failures(dagrad: Dagrad, path: Path, tmp_path: Path) -> None:
+def test_workers_files_are_shown_and_srun_is_believed_about_failures(
+    dagrad: Dagrad, path: Path, tmp_path: Path
+) -> None:
     put_srun(path, SRUN)
     ran = dagrad(*RUN, "-n", "2", "--srun-arg=--mem=1G", "true", PATH=f"{path}:/usr/bin:/bin")
     assert ran.returncode == 7, ran.stderr

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ from rich.console import Console
 from dagrad_bus.tools.summary import read_records, summarize
 from dagrad_bus.tools.tables import (
     display_name,
+    format_loss,
     format_number,
     format_share,
     format_size,
     live_table,
     print_failures,
     print_summary,
+    without_commands,
 )
 from dagrad_bus.workers.launch.folder import RunFolder
 from dagrad_bus.workers.launch.journal import Record
@@ -93,3 +96,37 @@ def test_sizes_have_units(size: float | None, text: str) -> None:
 
 def test_numbers_and_shares_are_short() -> None:
     assert (format_number(None), format_number(12345.67), format_share(0.00123)) == ("-", "12 345.7", "0.123 %")
+
+
+def test_logged_numbers_stay_readable_whatever_they_are() -> None:
+    shown = [format_loss(value) for value in (None, 0.0, 0.00071, 1.5, 2e-7, 2.8894421e30, float("inf"), float("nan"))]
+    assert shown == ["-", "0.0000", "0.0007", "1.5000", "2e-07", "2.89e+30", "inf", "nan"]
+
+
+def test_names_of_workers_are_whole_on_a_narrow_terminal(make_run: MakeRun, journal: Journal) -> None:
+    narrow = Console(file=io.StringIO(), width=100)
+    folder = make_run(journal(0), journal(1), states=("done", "stopped"))
+    print_summary(narrow, summarize(folder.read_run(), read_records(folder)))
+    assert "local.0" in text_of(narrow) and "stopped" in text_of(narrow) and "…" not in text_of(narrow)
+
+
+def test_training_that_diverged_is_named(console: Console, make_run: MakeRun, journal: Journal) -> None:
+    folder = make_run(journal(0, mixed=0), journal(1, mixed=0), states=("done", "done"))
+    summary = summarize(folder.read_run(), read_records(folder))
+    print_summary(console, replace(summary, dropped={"poisoned": 3, "link_closed": 4}))
+    assert "did the training diverge?" in text_of(console)
+    assert "poisoned 3" in text_of(console) and "link_closed" not in text_of(console)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain \t text é", "plain \t text é"),
+        ("\x1b[31mred\x1b[0m \x1b[1;38;5;9mbold\x1b[m", "\x1b[31mred\x1b[0m \x1b[1;38;5;9mbold\x1b[m"),
+        ("\x1b]0;title\x07a\x1b]52;c;eA==\x1b\\b", "ab"),
+        ("\x1b[2Ja\x1b[?25lb\x1b[1;1Hc\x1b[6n\x1bcd", "abcd"),
+        ("a\x07\x08\x9b2Jb\x00", "a2Jb"),
+    ],
+)
+def test_output_of_others_cannot_steer_the_terminal(text: str, shown: str) -> None:
+    assert without_commands(text) == shown

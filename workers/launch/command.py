@@ -23,7 +23,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Literal
 
-from dagrad_bus.errors import StartError
+from dagrad_bus.errors import StartError, UsageError
 
 Kind = Literal["module", "script", "program"]
 
@@ -61,10 +61,11 @@ def resolve(words: Sequence[str], *, cwd: Path) -> Command:
     """Find out what ``words`` run.
 
     Raises:
+        UsageError: no word at all.
         CommandNotFound: no such module, file or program; ``code`` is the shell's: 127, or 126 if not executable.
     """
     if not words:
-        raise CommandNotFound("no command given: dagrad run -n 4 train.py")
+        raise UsageError("no command given: dagrad run -n 4 train.py")
     python, rest = _split_interpreter(list(words))
     if python and rest[:1] == ["-m"] and len(rest) > 1:
         _check_module(rest[1], cwd)

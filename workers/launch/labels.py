@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import socket
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
@@ -48,26 +47,6 @@ def assign(hosts: Sequence[str], taken: Mapping[str, str] | None = None) -> dict
             used.add(label)
         labels[host] = label
     return labels
-
-
-def own_names() -> frozenset[str]:
-    """Return what this machine calls itself: short name, name, and name with its domain. May ask the DNS."""
-    name = socket.gethostname()
-    return frozenset(one.lower() for one in (name, name.partition(".")[0], socket.getfqdn()) if one)
-
-
-def is_local(host: str, own: Collection[str]) -> bool:
-    """Whether a host's name means the machine that asks.
-
-    Args:
-        host: name or address, IPv6 without brackets.
-        own: this machine's names (:func:`own_names`) and, if wanted, its addresses; lower case.
-    """
-    name = host.lower().removesuffix(".")
-    address = _address(name)
-    if address is not None:
-        return address.is_loopback or name in own
-    return name in {"localhost", "localhost.localdomain"} or name.endswith(".localhost") or name in own
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -97,6 +97,8 @@ class Nursery:
         self._children: dict[int, str] = {}
         self._text = b""
         self._launcher_gone = False
+        self._is_told_to_stop = False
+        """By SIGTERM."""
         self._kill_at: dict[int, float] = {}
         """By pid: when SIGKILL follows SIGTERM."""
         self._wake_read, self._wake_write = socket.socketpair()
@@ -118,6 +120,9 @@ class Nursery:
                     return birth
             with suppress(BlockingIOError):
                 self._wake_read.recv(4096)
+            if self._is_told_to_stop:
+                self._is_told_to_stop = False
+                self._stop(self._grace)
             self._reap()
             for pid in [pid for pid, at in self._kill_at.items() if time.monotonic() >= at]:
                 del self._kill_at[pid]
@@ -125,9 +130,8 @@ class Nursery:
         return None
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        """Take a signal; SIGCHLD need only have woken the selector."""
-        if number == signal.SIGTERM:
-            self._stop(self._grace)
+        """Take a signal, of which the selector knows by now; what it walks through must not change under its feet."""
+        self._is_told_to_stop |= number == signal.SIGTERM
 
     def report(self, **report: object) -> None:
         """Send one report; a launcher that is gone does not hear it."""

@@ -18,7 +18,7 @@ AT_ONCE = 8
 
 
 def rsync_words(folder: Path, host: Host, *, config: Path | None = None) -> list[str]:
-    """Return the command line that makes ``folder`` on ``host`` what it is here, deletions included."""
+    """Return the command line that copies ``folder`` to ``host``. What is only there stays: it may be checkpoints."""
     transport = ssh_words(host, ["x"], config=config)
     transport = transport[: transport.index("--")]  # rsync adds host and command itself
     address = f"[{host.host}]" if ":" in host.host else host.host
@@ -26,7 +26,7 @@ def rsync_words(folder: Path, host: Host, *, config: Path | None = None) -> list
     path = f"{folder.absolute()}/"
     # --mkpath would need rsync 3.2.3 on both sides; the remote shell makes the parents instead
     remote = f"mkdir -p {shlex.quote(path)} && rsync"
-    words = ["rsync", "-a", "--delete", "-e", shlex.join(transport), "--rsync-path", remote]
+    words = ["rsync", "-a", "-e", shlex.join(transport), "--rsync-path", remote]
     return [*words, "--", path, f"{target}:{path}"]
 
 

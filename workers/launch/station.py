@@ -53,6 +53,7 @@ from dagrad_bus.workers.launch.quarters import (
     find,
     forget_key,
     furnish,
+    keep_fresh,
     open_socket,
     peer_uid,
     prepare,
@@ -66,6 +67,8 @@ _PATIENCE = 15.0
 """Seconds beyond the grace period that workers of an earlier agent have to be gone."""
 _FIRST_WORD = 10.0
 """Seconds that whoever connects to the socket has for its first order."""
+_FRESH = 3600.0
+"""Seconds after which files are marked as read again: systemd-tmpfiles takes those untouched for ten days."""
 _FAREWELL = 10.0
 """Seconds that a launcher has to take the rest when all was stopped."""
 _LINGER = 86400.0
@@ -253,7 +256,11 @@ class Station:
 
     async def _watch(self) -> None:
         """Report addresses, and end all when it is time."""
+        fresh_at = 0.0
         while not self._over.is_set():
+            if time.monotonic() >= fresh_at:
+                keep_fresh(self._quarters)
+                fresh_at = time.monotonic() + _FRESH
             for entry in self._addresses.news(self._crew.names):
                 self._tell(Located(entry=entry))
             self._judge(time.monotonic())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dagrad_bus.errors import UsageError
 from dagrad_bus.workers.launch.command import CommandNotFound, resolve
 
 
@@ -54,7 +55,6 @@ def test_a_command_is_what_its_words_say(
         ("-m a..b", 127, "not the name of a module"),
         ("no-such-program-anywhere", 127, "command not found"),
         ("./tool.sh", 126, "not executable"),
-        ("", 127, "no command"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_starts(words: str, code: int, says: str, folder: Path) -> None:
@@ -70,3 +70,8 @@ def test_looking_a_module_up_does_not_import_its_package(folder: Path) -> None:
 
 def test_an_installed_module_is_found_from_any_folder(tmp_path: Path) -> None:
     assert resolve(["-m", "http.server"], cwd=tmp_path).target == "http.server"
+
+
+def test_no_word_at_all_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no command given"):
+        resolve((), cwd=tmp_path)

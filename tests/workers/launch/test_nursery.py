@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -196,3 +197,24 @@ def test_a_worker_that_cannot_be_forked_is_an_exit_and_not_the_end_of_the_others
         nursery._selector.close()
     assert (report["report"], report["name"], report["code"]) == ("exited", "h.0", 126)
     assert "cannot start h.0" in capfd.readouterr().err
+
+
+def test_sigterm_stops_the_workers_and_the_nursery_goes_on(tmp_path: Path) -> None:
+    async def run() -> list[tuple[str, int]]:
+        ends: list[tuple[str, int]] = []
+        async with open_channel(os.environ, preload=(), grace=5, log=tmp_path / "nursery.log") as channel:
+            nursery = (await channel.receive_report())["pid"]
+
+            async def start(*words: str) -> None:
+                channel.send_order("start", name="h.0", kind="program", target="", words=words, arguments=(), env={},
+                                   cwd="/", log=str(tmp_path / "log"))  # fmt: skip
+                assert (await channel.receive_report())["report"] == "started"
+
+            await start("/bin/sleep", "60")
+            os.kill(nursery, signal.SIGTERM)
+            ends.append(("signal", (await channel.receive_report())["signal"]))
+            await start("/bin/true")
+            ends.append(("code", (await channel.receive_report())["code"]))
+        return ends
+
+    assert asyncio.run(run()) == [("signal", signal.SIGTERM), ("code", 0)]

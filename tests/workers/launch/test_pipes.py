@@ -126,11 +126,12 @@ async def test_one_that_is_cut_short_is_not_waited_for(errors: Path, until: Unti
 
 @pytest.mark.asyncio
 async def test_the_wait_for_its_end_may_be_cut_short_too(errors: Path) -> None:
+    opened: list[ProcessPipe] = []
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             async with open_process(shell("exec sleep 60"), env=os.environ, errors=errors) as pipe:
-                pass
-    assert not is_running(pipe.pid)
+                opened.append(pipe)
+    assert not is_running(opened[0].pid)
 
 
 @pytest.mark.asyncio

@@ -19,6 +19,7 @@ from dagrad_bus.workers.launch.quarters import (
     find,
     forget_key,
     furnish,
+    keep_fresh,
     open_socket,
     peer_uid,
     prepare,
@@ -57,6 +58,20 @@ def test_the_folder_is_ours_alone_whatever_the_umask(quarters: Quarters, base: P
     prepare(quarters)  # once more changes nothing
     furnish(quarters.path, key="other", roster=[])
     assert (folder.key.read_text(), mode(folder.key)) == ("other\n", 0o600)
+
+
+def test_a_fresh_file_was_read_just_now_and_written_when_it_was(quarters: Quarters) -> None:
+    prepare(quarters)
+    folder = furnish(quarters.path, key="secret", roster=["n1.0"])
+    peer = quarters.path / "peers" / "n1.0.json"
+    peer.write_text("{}")
+    (quarters.path / "dangling").symlink_to("nowhere")
+    for path in (folder.key, peer):
+        os.utime(path, (1.0, 2.0))
+    keep_fresh(quarters)
+    for path in (folder.key, peer):
+        assert path.stat().st_atime > 1e9 and path.stat().st_mtime == 2.0
+    keep_fresh(find(RUN, "gone", {BASE_NAME: str(quarters.path.parent.parent)}))
 
 
 def test_by_default_it_is_below_tmp() -> None:

@@ -30,16 +30,16 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_plain_line() -> None:
     words = rsync_words(Path("/src/my code"), host("node1"))
-    assert words[:5] == ["rsync", "-a", "--delete", "-e", words[4]]
-    assert words[4].startswith("ssh -T -o BatchMode=yes") and "--" not in words[4].split() and "node1" not in words[4]
-    assert words[5:] == [
+    assert words[:4] == ["rsync", "-a", "-e", words[3]]
+    assert words[3].startswith("ssh -T -o BatchMode=yes") and "--" not in words[3].split() and "node1" not in words[3]
+    assert words[4:] == [
         *("--rsync-path", "mkdir -p '/src/my code/' && rsync"), *("--", "/src/my code/", "node1:/src/my code/"),
     ]  # fmt: skip
 
 
 def test_user_port_and_configuration_go_the_way_of_ssh() -> None:
     words = rsync_words(Path("/src"), host("node1", user="ann", port=2222), config=Path("my cfg"))
-    assert words[4].endswith("-F 'my cfg' -p 2222")
+    assert words[3].endswith("-F 'my cfg' -p 2222")
     assert words[-1] == "ann@node1:/src/"
 
 
@@ -78,6 +78,6 @@ def test_without_rsync_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_shell_of_the_other_side_makes_the_folder(tmp_path: Path) -> None:
     target = tmp_path / "it's new" / "code"
-    remote = rsync_words(target, host("node1"))[6]
+    remote = rsync_words(target, host("node1"))[5]
     subprocess.run(["sh", "-c", remote.removesuffix(" && rsync")], check=True)
     assert target.is_dir()
