@@ -51,7 +51,7 @@ def run_on_slurm(
 
     Raises:
         UsageError: an argument for srun that it cannot have.
-        StartError: there is no srun.
+        StartError: there is no srun, or it has started nothing.
     """
     count = len(folder.read_run()["workers"])
     kept = ["--keep-rank-env"] if options["keep_rank_env"] else []
@@ -81,6 +81,8 @@ class SlurmStep:
         self._exits = SrunExits()
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
         self._outcome = Outcome([])
+        self._last = ""
+        """What srun said last."""
 
     async def run(self, names: Sequence[str], min_success: int | None) -> Outcome:
         """Call srun, show what workers write, and return how they ended.
@@ -105,6 +107,8 @@ class SlurmStep:
             for number in handled:
                 loop.remove_signal_handler(number)
         self._screen.look(final=True)
+        if status > 0 and not self._exits.ends and self._last and not self._screen.has_seen_anything():
+            raise StartError(f"srun has started nothing: {self._last}")
         self._judge(names, status)
         return self._outcome
 
@@ -128,6 +132,7 @@ class SlurmStep:
         while line := await process.stderr.readline():
             text = line.decode(errors="replace").rstrip()
             self._exits.take(text)
+            self._last = text.removeprefix("srun: ") or self._last
             self._screen.watcher.show_note(text)
 
     async def _show(self) -> None:

@@ -255,11 +255,16 @@ def _read_samples(record: Record) -> dict[int, NDArray[np.float32]]:
     return samples
 
 
+_ENOUGH = 5
+"""Steps without a frame mixed that say something: a worker that has just come (back) says nothing."""
+
+
 def judge_mixing(rule: str, workers: Sequence[WorkerSummary], consensus: Sequence[tuple[int, float]]) -> Mixing:
     """Say whether mixing really happened: every survivor took frames in, and the replicas did not drift apart."""
     if rule == "local" or len(workers) < 2:
         return Mixing("not asked", ())
-    survivors = [worker for worker in workers if worker.state in _SURVIVED]
+    told = [worker for worker in workers if worker.state in _SURVIVED]
+    survivors = [worker for worker in told if worker.frames_mixed or worker.steps >= _ENOUGH] or told
     idle = [worker.name for worker in survivors if worker.frames_mixed == 0]
     if idle:
         who = "no worker" if len(idle) == len(survivors) else f"{', '.join(idle)} never"

@@ -83,12 +83,19 @@ def _split_interpreter(words: list[str]) -> tuple[bool, list[str]]:
     if words[0] == "-m" or words[0].endswith(".py"):
         return True, words
     bare = words[0] in {"python", "python3", f"python3.{sys.version_info.minor}"}
-    if not bare and os.path.abspath(words[0]) != sys.executable:
+    if not bare and not _is_ours(words[0]):
         return False, words
     rest = words[1:]
     while rest[:1] == ["-u"]:
         rest = rest[1:]
     return True, rest
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a path is this interpreter, under any of the names that it has in its folder."""
+    own = sys.executable
+    same = os.path.realpath(path) == os.path.realpath(own)
+    return same and os.path.dirname(os.path.abspath(path)) == os.path.dirname(os.path.abspath(own))
 
 
 def _check_script(path: str, cwd: Path) -> None:

@@ -181,7 +181,7 @@ class Crew:
         job, name = self._job, slot.order.name
         slot.is_ordered, slot.pid, slot.by = True, None, "itself"
         slot.began, slot.address = time.monotonic(), _mark(self._address(name))
-        slot.pulse = Pulse(job.folder.journal(name)) if job.policy.wedged > 0 else None
+        slot.pulse = Pulse(job.folder.journal(name))
         own = {"DAGRAD_NAME": name, "DAGRAD_SLOT": str(slot.order.slot), "DAGRAD_ATTEMPT": str(slot.attempt)}
         self._channel.send_order(
             "start",
@@ -250,6 +250,7 @@ class Crew:
             code=code,
             lived=time.monotonic() - slot.began,
             published=mark is not None and mark != slot.address,
+            stepped=slot.pulse is None or slot.pulse.has_stepped(time.monotonic()),
             chance=random.random(),
             wedged=slot.by == "wedged",
         )

@@ -21,6 +21,8 @@ class Pulse:
         self._since: float | None = None
         """When the last step was made; None while nothing is expected."""
         self._step: object = None
+        self._is_begun = False
+        self._has_stepped = False
         for _ in self._tail.read_lines(final=True):
             pass
 
@@ -30,6 +32,11 @@ class Pulse:
             self._take(line, now)
         return 0.0 if self._since is None else now - self._since
 
+    def has_stepped(self, now: float) -> bool:
+        """Read what is new and return whether a step was made; True where there is no journal to tell."""
+        self.silence(now)
+        return self._has_stepped or not self._is_begun
+
     def _take(self, line: bytes, now: float) -> None:
         try:
             entry = json.loads(line)
@@ -38,9 +45,12 @@ class Pulse:
             return
         match event:
             case "start":
-                self._since, self._step = now, None
+                self._since, self._step, self._is_begun = now, None, True
             case "progress" if self._since is None or step != self._step:
+                self._has_stepped = self._has_stepped or self._step is not None or step != 0
                 self._since, self._step = now, step
+            case "log" | "sample":  # at a step, so one was made
+                self._has_stepped = True
             case "end":
                 self._since = None
             case _:

@@ -6,6 +6,7 @@ A failed worker starts again after a pause that doubles from failure to failure.
 exit code 2                           usage: the command line or a setting is wrong
 exit codes 126, 127                   the command cannot be executed, or is not there
 no address published                  it never joined the run: a bug in the script is shown once, not four times
+an exit code before the first step    likewise
 ``most`` restarts in a row            a worker that lived for ``healthy`` seconds begins a new row
 ====================================  =====================================================================
 """
@@ -24,6 +25,7 @@ _HOPELESS = {
     127: "exit code 127: there is no such command",
 }
 _NEVER_JOINED = "it never published an address, so it never joined the run"
+_NEVER_STEPPED = "it failed before it had made a step, so it would fail again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,14 @@ class Restarts:
         """Restarts since the last healthy worker."""
 
     def decide(
-        self, *, code: int | None, lived: float, published: bool, chance: float, wedged: bool = False
+        self,
+        *,
+        code: int | None,
+        lived: float,
+        published: bool,
+        chance: float,
+        stepped: bool = True,
+        wedged: bool = False,
     ) -> Again | GiveUp:
         """Take note of an end and say what follows.
 
@@ -60,6 +69,7 @@ class Restarts:
             lived: seconds from its start to its end.
             published: whether its address was ever to be found.
             chance: uniform in [0, 1).
+            stepped: whether it made a step, as far as that is known.
             wedged: it was killed because it made no steps; then the time it lived is no sign of health.
         """
         policy = self._policy
@@ -69,6 +79,8 @@ class Restarts:
             return GiveUp(_HOPELESS[code])
         if not published:
             return GiveUp(_NEVER_JOINED)
+        if code is not None and not stepped:
+            return GiveUp(_NEVER_STEPPED)
         if lived >= policy.healthy and not wedged:
             self._row = 0
         if self._row >= policy.most:

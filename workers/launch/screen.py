@@ -52,6 +52,11 @@ class Screen:
                 worker.record.add(line, keep=False)
         self.watcher.show_workers([*self.workers.values(), *self._guests.values()], final=final)
 
+    def has_seen_anything(self) -> bool:
+        """Whether any worker has printed or written something."""
+        printed = any(path.stat().st_size for name in self.workers if (path := self._folder.log(name)).exists())
+        return printed or any(worker.record.start or worker.record.last for worker in self.workers.values())
+
     def _meet_guests(self) -> None:
         """Notice the journals of workers that nobody launched here."""
         for path in sorted((self._folder.path / "workers").glob("*.jsonl")):

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from dagrad_bus.workers.launch.pulse import Pulse
 
 
@@ -44,3 +46,22 @@ def test_earlier_processes_and_damaged_lines_do_not_count(tmp_path: Path) -> Non
     assert pulse.silence(9) == 0
     write(journal, {"event": "progress", "step": 5})
     assert [pulse.silence(10), pulse.silence(12)] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("lines", "stepped"),
+    [
+        ([], True),  # no journal: a program on the bare bus
+        ([{"event": "start"}], False),
+        ([{"event": "start"}, {"event": "progress", "step": 0}], False),
+        ([{"event": "start"}, {"event": "progress", "step": 3}], True),
+        ([{"event": "start"}, {"event": "log", "step": 1, "loss": 0.5}], True),
+    ],
+)
+def test_whether_a_step_was_made(lines: list[dict[str, object]], stepped: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"event": "progress", "step": 900}) + "\n")  # of an earlier life
+    pulse = Pulse(path)
+    with path.open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    assert pulse.has_stepped(1.0) is stepped

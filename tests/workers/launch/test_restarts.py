@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -90,3 +91,11 @@ def test_what_would_fail_again_is_not_retried(code: int, published: bool, why: s
 def test_no_restarts_at_all() -> None:
     assert crash(Restarts(RestartPolicy(most=0))) == GiveUp("no restarts are allowed")
     assert crash(Restarts(replace(RestartPolicy(), on_failure="continue"))) == GiveUp("")
+
+
+def test_a_mistake_before_the_first_step_is_shown_once() -> None:
+    restarts = Restarts(RestartPolicy())
+    given: dict[str, Any] = {"lived": 1, "published": True, "chance": 0.5, "stepped": False}
+    assert restarts.decide(code=1, **given) == GiveUp("it failed before it had made a step, so it would fail again")
+    assert isinstance(restarts.decide(code=None, **given), Again)  # a signal may come at any time
+    assert isinstance(restarts.decide(code=1, **(given | {"stepped": True})), Again)
