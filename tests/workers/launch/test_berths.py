@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
@@ -92,7 +93,7 @@ def test_where_the_first_host_has_no_way_others_are_asked_and_its_real_name(
 ) -> None:
     ways = {"node2": "192.0.2.2", "10.1.2.3": "192.0.2.3"}
     monkeypatch.setattr(berths_module, "towards", ways.get)
-    monkeypatch.setattr(berths_module, "of_name", lambda _: "192.0.2.1")
+    monkeypatch.setattr(berths_module, "of_name", {socket.gethostname(): "192.0.2.1"}.get)
     config = reach.folder / "config"
     config.write_text("Host gpu1\n HostName 10.1.2.3\n")
     here = Host(label="localhost", host="localhost", slot_numbers=(0,))
