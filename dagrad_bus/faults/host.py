@@ -35,7 +35,7 @@ END = 10.0
 _ENTER = """
 hostname "$1"; private=$2; shift 2
 while [ "$1" != -- ]; do mkdir -p "$private$1" && mount --bind "$1" "$private$1"; shift; done; shift
-mount --bind "$private/tmp" /tmp && mount --bind "$private/dev/shm" /dev/shm && exec "$@"
+mount --rbind "$private/tmp" /tmp && mount --bind "$private/dev/shm" /dev/shm && exec "$@"
 """
 
 
