@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Generator
 from pathlib import Path
@@ -239,7 +238,7 @@ def test_a_dry_run_shows_everything_and_touches_nothing(run: Run) -> None:
     assert f"-u -m dagrad_bus.workers.{AGENT}" in run.out and "BatchMode=yes" in run.out
     assert "HF_TOKEN=***" in run.out and "hidden" not in run.out
     assert not run.folder.exists()
-    assert not [path for host in run.cluster.names for path in os.listdir(run.cluster[host].tmp)]
+    assert not [path for host in run.cluster.names for path in run.cluster[host].tmp.rglob("*") if path.is_file()]
 
 
 def test_frameworks_see_a_world_of_one_and_exchange(run: Run) -> None:
