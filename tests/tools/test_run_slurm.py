@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 Dagrad = Callable[..., "subprocess.CompletedProcess[str]"]
 RUN = ("run", "--on", "slurm", "--progress", "none", "--no-figures", "--dir", "run")
 SRUN = """#!/bin/sh
@@ -42,7 +43,6 @@ def test_without_srun_it_says_where_it_should_be(dagrad: Dagrad, path: Path) -> 
     assert "Traceback" not in ran.stderr
 
 
-@pytest.mark.slow
 def test_workers_files_are_shown_and_srun_is_believed_about_failures(
     dagrad: Dagrad, path: Path, tmp_path: Path
 ) -> None:
