@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -31,6 +32,7 @@ _POLL = 0.1
 """Seconds between two looks at the workers' files."""
 _PATIENCE = 10.0
 """Seconds that squeue and scancel may take."""
+_MOST_SIGNALS = 16
 _LONGEST = 1 << 20
 """Bytes of one line of srun."""
 _PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
@@ -79,7 +81,7 @@ class SlurmStep:
         self._grace = grace
         self._screen = Screen(folder, watcher, split=False)
         self._exits = SrunExits()
-        self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue(_MOST_SIGNALS)
         self._outcome = Outcome([])
         self._last = ""
         """What srun said last."""
@@ -94,7 +96,7 @@ class SlurmStep:
         loop = asyncio.get_running_loop()
         handled = (*_PASSED_ON, *_STOPPING)
         for number in handled:
-            loop.add_signal_handler(number, self._signals.put_nowait, number)
+            loop.add_signal_handler(number, self._take_signal, number)
         try:
             async with asyncio.TaskGroup() as group:
                 process = await self._start()
@@ -142,6 +144,10 @@ class SlurmStep:
 
     # Signals: one to srun itself would have the tasks killed, and none of their handlers would run ----------------
 
+    def _take_signal(self, number: signal.Signals) -> None:
+        with suppress(asyncio.QueueFull):  # as many wait already, while the controller does not answer
+            self._signals.put_nowait(number)
+
     async def _obey(self, process: asyncio.subprocess.Process) -> None:
         while True:
             number = await self._signals.get()
@@ -151,7 +157,7 @@ class SlurmStep:
                 self._outcome.stopped_by = signal.SIGTERM if number == signal.SIGHUP else number
                 self._screen.watcher.show_note(f"{number.name}: stopping all workers; once more kills them")
                 await self._signal(signal.SIGTERM, process)
-                asyncio.get_running_loop().call_later(self._grace, self._signals.put_nowait, number)
+                asyncio.get_running_loop().call_later(self._grace, self._take_signal, number)
             else:
                 self._outcome.killed = True
                 await self._signal(signal.SIGKILL, process)

@@ -71,6 +71,8 @@ _FRESH = 3600.0
 """Seconds after which files are marked as read again: systemd-tmpfiles takes those untouched for ten days."""
 _FAREWELL = 10.0
 """Seconds that a launcher has to take the rest when all was stopped."""
+_MOST_ARRIVALS = 16
+"""Connections that wait to be served; more are refused."""
 _LINGER = 86400.0
 """Seconds after the last worker's end that the agent of a run without a lease waits for somebody to hear of it."""
 
@@ -88,7 +90,7 @@ class Station:
         self._lease = Lease(start.lease, time.monotonic())
         self._ledger = Ledger()
         self._ready: Ready | None = None
-        self._arrivals: asyncio.Queue[Connection] = asyncio.Queue()
+        self._arrivals: asyncio.Queue[Connection] = asyncio.Queue(_MOST_ARRIVALS)
         self._over = asyncio.Event()
         self._is_leaving = False
         """All is being stopped for good, and then this process ends."""
@@ -208,7 +210,7 @@ class Station:
     # Launchers that come back ----------------------------------------------------------------------------------
 
     def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if peer_uid(writer.get_extra_info("socket")) != os.getuid():
+        if peer_uid(writer.get_extra_info("socket")) != os.getuid() or self._arrivals.full():
             writer.transport.abort()
         else:
             self._arrivals.put_nowait(Connection(reader, writer))
