@@ -16,7 +16,9 @@ from typing import Literal, get_args
 
 from dagrad_bus.errors import SettingsError
 
-RuleName = Literal["state", "gradient", "local"]
+RuleName = Literal[
+    "state", "gradient", "local", "sync-ps", "async-ps", "gossip-dense", "gossip-qsgd", "choco"
+]  # fmt: skip
 WireType = Literal["f32", "f16", "bf16", "int8"]
 ChoiceName = Literal["random", "complementary", "similar"]
 Codec = Literal["auto", "raw", "zlib", "blosc2"]

@@ -5,7 +5,6 @@ Subcommands are imported when they are called: ``dagrad --help`` loads neither t
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -13,6 +12,7 @@ from importlib import metadata
 import click
 
 from dagrad_bus.errors import BusError, UsageError
+from dagrad_bus.tools.lazy_group import LazyGroup
 
 COMMANDS = {
     "run": ("dagrad_bus.tools.run:run", "Train with many workers, on this host or on others."),
@@ -27,31 +27,11 @@ COMMANDS = {
     "soak": ("dagrad_bus.tools.soak:soak", "Play simulated runs with faults drawn from seeds."),
     "doctor": ("dagrad_bus.tools.doctor:doctor", "Say what keeps a run from working, and the repair."),
     "plan": ("dagrad_bus.tools.plan:plan", "Say what a run will send and need, before it runs."),
+    "simulate": ("dagrad_bus.tools.simulate:simulate", "Predict a run in virtual time: efficiency, bytes, accuracy."),
+    "bench": ("dagrad_bus.tools.bench:bench", "Compare rules, peers and settings; tables and figures."),
     "report": ("dagrad_bus.tools.report:report", "Show a finished run again: table, summary, figures."),
     "topology": ("dagrad_bus.tools.topology:topology", "Make, inspect, draw and compare graphs; rewire a run."),
 }
-"""Subcommand: where it is, and its line in ``dagrad --help``."""
-
-
-class LazyGroup(click.Group):
-    """A group that imports a subcommand when it is called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the subcommand; None if there is none of that name."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the subcommands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
 def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -64,7 +44,9 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show it.")
 def dagrad() -> None:
     """Train one model in many processes that gossip: no server, no barrier, no all-reduce.
