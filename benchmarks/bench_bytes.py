@@ -1,8 +1,8 @@
 """Bytes a worker sends at each step, read at the network interface, beside the closed formula.
 
-Each run has a fresh network namespace to itself (``unshare -n``, which needs root), so the transmit counter of ``lo``
-in /proc/net/dev is its traffic and nothing else: headers of TCP and IP, acknowledgements of both kinds, handshakes,
-heartbeats. Start-up and idle traffic are told apart by two runs that differ in nothing but their steps: bytes and steps
+All runs are in a network namespace of their own (see ``dagrad_bus/lab/interface.py``), one after the other, so the
+transmit counter of ``lo`` between start and end of a run is its traffic and nothing else: headers of TCP and IP,
+acknowledgements of both kinds, handshakes, heartbeats. Start-up and idle traffic are told apart by two runs that differ in nothing but their steps: bytes and steps
 of the shorter are taken from those of the longer. Heartbeats and the mixing at the end count where they happen.
 
 A worker skips a neighbour that has no credit left, and then sends less. So the frames that left are counted too, and
@@ -23,8 +23,6 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from shutil import which
 
 import numpy as np
 from launching import RunFailed, counted, launched, steps_of
@@ -32,6 +30,7 @@ from spread import Row, Spread, report
 
 from dagrad_bus.blocks import frame_budget
 from dagrad_bus.codec import encode
+from dagrad_bus.lab.interface import count_here, enclosed, why_not
 
 INSIDE = "DAGRAD_BENCH_INSIDE"
 PARAMETERS = 301_066
@@ -74,24 +73,15 @@ def raw_frame(block: int) -> int:
     return encode(indices, values, None, total=blocks, allow=frozenset()).raw_size
 
 
-def sent_on_loopback() -> int:
-    """Return the bytes ``lo`` has sent."""
-    for line in Path("/proc/net/dev").read_text().splitlines():
-        name, _, numbers = line.partition(":")
-        if name.strip() == "lo":
-            return int(numbers.split()[8])
-    raise RunFailed("/proc/net/dev has no lo")
-
-
 def run(args: argparse.Namespace, block: int, wire: str, steps: int) -> Traffic:
     """Run once and count."""
     options = {"block": block, "wire": wire, "density": DENSITY, "degree": DEGREE, "codec": args.codec}
     program = ["--steps", steps, "--eval-every", steps, "--pace", args.pace, "--linger", 2]
-    before = sent_on_loopback()
+    before = count_here()
     with launched(args.workers, options, [], program) as running:
         records = running.finish()
     return Traffic(
-        sent_on_loopback() - before,
+        count_here().less(before).sent,
         steps_of(records),
         counted(records, "frames_sent"),
         counted(records, "frames_accepted"),
@@ -127,10 +117,10 @@ def measure(args: argparse.Namespace, block: int, wire: str) -> list[Row]:
 
 def enter_namespace() -> int:
     """Run this program again with a network of its own; return its exit code."""
-    if which("unshare") is None or which("ip") is None or os.geteuid() != 0:
-        print("cannot measure: a network namespace needs root, unshare and ip", file=sys.stderr)
+    if reason := why_not():
+        print(f"cannot measure: {reason}", file=sys.stderr)
         return 2
-    words = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$0" "$@"', sys.executable, *sys.argv]
+    words = enclosed([sys.executable, *sys.argv])
     return subprocess.run(words, env={**os.environ, INSIDE: "1"}, check=False).returncode
 
 
