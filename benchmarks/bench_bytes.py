@@ -2,8 +2,9 @@
 
 All runs are in a network namespace of their own (see ``dagrad_bus/lab/interface.py``), one after the other, so the
 transmit counter of ``lo`` between start and end of a run is its traffic and nothing else: headers of TCP and IP,
-acknowledgements of both kinds, handshakes, heartbeats. Start-up and idle traffic are told apart by two runs that differ in nothing but their steps: bytes and steps
-of the shorter are taken from those of the longer. Heartbeats and the mixing at the end count where they happen.
+acknowledgements of both kinds, handshakes, heartbeats. Start-up and idle traffic are told apart by two runs that differ
+in nothing but their steps: bytes and steps of the shorter are taken from those of the longer. Heartbeats and the mixing
+at the end count where they happen.
 
 A worker skips a neighbour that has no credit left, and then sends less. So the frames that left are counted too, and
 the figure that is compared is scaled to four frames a step; ``--pace`` gives each step the time that a larger model

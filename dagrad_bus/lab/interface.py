@@ -143,7 +143,7 @@ def run_inside(
 
 
 def _open(log: Path | None) -> BinaryIO:
-    return tempfile.TemporaryFile() if log is None else log.open("w+b")  # noqa: SIM115  # the caller closes it
+    return tempfile.TemporaryFile() if log is None else log.open("w+b")  # the caller closes it
 
 
 def _start(command: Sequence[str], environ: Mapping[str, str] | None, output: BinaryIO) -> subprocess.Popen[bytes]:
