@@ -1,0 +1,187 @@
+"""What is asked for, and the runs that answer it: each cell is one ``dagrad run``, or one program that runs alone."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from dagrad_bus.errors import UsageError
+from dagrad_bus.lab.paper.workloads import Workload, find_workload
+from dagrad_bus.settings import RuleName
+from dagrad_bus.workers.shards import Kind
+
+Purpose = Literal["tune", "measure", "straggler", "alone"]
+
+RULES = ("sync-ps", "async-ps", "gossip-dense", "gossip-qsgd", "choco", "gradient", "state", "local")
+"""All rules, in the order of the tables."""
+SERVERS = frozenset({"sync-ps", "async-ps"})
+"""Rules with a server, worker 0: every worker needs a link to it."""
+SLEEP = 0.2
+"""Seconds that the straggler sleeps each step."""
+STRAGGLER_STEPS = 50
+"""Steps of a run with a straggler, at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One run."""
+
+    purpose: Purpose
+    workload: str
+    model: str
+    workers: int
+    rule: str
+    lr: float
+    seed: int
+    steps: int
+    pace: float
+    density: float
+    shards: Kind
+    extra: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Further settings: name without ``DAGRAD_`` to value."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Return what the store of results knows it by."""
+        return asdict(self)
+
+    @property
+    def name(self) -> str:
+        """Return a name for its folder; cells of one bench differ in it."""
+        return f"{self.purpose}-{self.workload}-{self.rule}-lr{self.lr:g}-seed{self.seed}"
+
+    @property
+    def straggler(self) -> str | None:
+        """Return the worker that sleeps: the last, as the first may be a server."""
+        return f"local.{self.workers - 1}" if self.purpose == "straggler" else None
+
+    @property
+    def graph(self) -> str | None:
+        """Return the graph that the rule needs; None: that of the settings."""
+        return "complete" if self.rule in SERVERS else None
+
+    def environment(self) -> dict[str, str]:
+        """Return the further settings as variables."""
+        return {f"DAGRAD_{name.upper().replace('-', '_')}": value for name, value in self.extra.items()}
+
+    def program(self) -> list[str]:
+        """Return the program without a launcher: one worker, alone."""
+        workload = find_workload(self.workload)
+        return [sys.executable, "-m", workload.module, *self._flags(workload)]
+
+    def command(self, folder: Path) -> list[str]:
+        """Return ``dagrad run`` with the program, its results in ``folder``."""
+        workload = find_workload(self.workload)
+        options: dict[str, object] = {
+            "-n": self.workers, "--dir": folder, "--rule": self.rule, "--density": self.density, "--seed": self.seed,
+            "--progress": "none", "--on-failure": "abort",
+        }  # fmt: skip
+        if self.graph is not None:
+            options["--topology"] = self.graph
+        launcher = [sys.executable, "-m", "dagrad_bus.tools.cli", "run", "--no-figures"]
+        given = [str(word) for pair in options.items() for word in pair]
+        return [*launcher, *given, "-m", workload.module, *self._flags(workload)]
+
+    def _flags(self, workload: Workload) -> list[str]:
+        values: dict[str, object] = {
+            "lr": self.lr, "seed": self.seed, "steps": self.steps, "batch": workload.batch, "shards": self.shards,
+            "pace": self.pace, "model": self.model, "eval_every": max(1, self.steps // 10),
+        }  # fmt: skip
+        if self.purpose == "tune":
+            values["report"] = "val"
+        if self.straggler is not None:
+            values["sleep"] = f"{self.straggler}:{SLEEP}"
+        return workload.words(values)
+
+    @property
+    def guess(self) -> float:
+        """Return about how many seconds it takes, from what such runs have taken."""
+        step = max(self.pace, 0.02) + (SLEEP if self.purpose == "straggler" else 0.0)
+        return 4.0 + 0.4 * self.workers + self.steps * step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the tables shall show; see ``dagrad bench paper --help``."""
+
+    workload: str = "digits"
+    model: str = ""
+    """Empty: the workload's first."""
+    workers: int = 8
+    rules: tuple[str, ...] = RULES
+    rates: tuple[float, ...] = ()
+    """Empty: the workload's grid. One rate: nothing is tuned."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    tune_seeds: tuple[int, ...] = ()
+    """Seeds that the rate is chosen over; empty: those of the measurement."""
+    steps: int = 0
+    """Of each worker; 0: the workload's."""
+    pace: float = -1.0
+    """Seconds a step takes at least; below 0: the workload's."""
+    density: float = 0.01
+    shards: Kind = "iid"
+    extra: Mapping[str, str] = field(default_factory=dict[str, str])
+    judged: bool = True
+    """Whether the targets apply; not to a quick look."""
+
+    def __post_init__(self) -> None:
+        """Check every bound."""
+        workload = find_workload(self.workload)
+        unknown = sorted(set(self.rules) - set(get_args(RuleName)))
+        if unknown or not self.rules:
+            raise UsageError(f"rules: no {', '.join(unknown) or 'rule given'}: choose from {', '.join(RULES)}")
+        if len(set(self.rules)) < len(self.rules) or len(set(self.seeds)) < len(self.seeds):
+            raise UsageError("rules, seeds: one is given twice")
+        if self.model not in {"", *workload.models}:
+            raise UsageError(f"{self.workload} has no model {self.model!r}: choose from {', '.join(workload.models)}")
+        if self.workers < 2:
+            raise UsageError(f"workers is {self.workers}: needs at least 2")
+        if not self.seeds or min(*self.seeds, *self.tune_seeds, 0) < 0:
+            raise UsageError("seeds: needs at least one, from 0")
+        if any(not 0 < rate < math.inf for rate in self.rates) or list(self.rates) != sorted(set(self.rates)):
+            raise UsageError("rates: needs rising learning rates over 0")
+        if not 0 < self.density <= 1:
+            raise UsageError(f"density is {self.density}: needs a share in (0, 1]")
+
+    def filled(self) -> Request:
+        """Return the same with the workload's own values where none are given."""
+        workload = find_workload(self.workload)
+        return replace(
+            self,
+            model=self.model or workload.models[0],
+            rates=self.rates or workload.rates,
+            tune_seeds=self.tune_seeds or self.seeds,
+            steps=self.steps or workload.steps,
+            pace=self.pace if self.pace >= 0 else workload.pace,
+        )
+
+    def cell(self, purpose: Purpose, rule: str, lr: float, seed: int) -> Cell:
+        """Return one run of a filled request."""
+        return Cell(
+            purpose=purpose,
+            workload=self.workload,
+            model=self.model,
+            workers=1 if purpose == "alone" else self.workers,
+            rule=rule,
+            lr=lr,
+            seed=seed,
+            steps=min(self.steps, STRAGGLER_STEPS) if purpose == "straggler" else self.steps,
+            pace=self.pace,
+            density=self.density,
+            shards=self.shards,
+            extra=self.extra,
+        )
+
+    def measured_cells(self, rates: Mapping[str, float]) -> Sequence[Cell]:
+        """Return all runs but those of tuning, in the order in which they are made.
+
+        The rules take turns within a seed, so that a machine that slows down slows all of them; the first seeds come
+        first, so that a bench stopped half way has whole rows.
+        """
+        runs = [self.cell("measure", rule, rates[rule], seed) for seed in self.seeds for rule in self.rules]
+        runs += [self.cell("straggler", rule, rates[rule], self.seeds[0]) for rule in self.rules]
+        return [self.cell("alone", "local", rates.get("local", next(iter(rates.values()))), self.seeds[0]), *runs]

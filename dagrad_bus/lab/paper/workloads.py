@@ -1,0 +1,72 @@
+"""What can be trained: a line a workload. A new one needs the flags of the digits program, under any names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dagrad_bus.errors import UsageError
+
+FLAGS = {name: f"--{name.replace('_', '-')}" for name in (
+    "lr", "seed", "steps", "batch", "shards", "report", "pace", "sleep", "eval_every", "model", "linger",
+)}  # fmt: skip
+"""What the bench tells a program, and how the digits program calls it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """One training program and what is known about it."""
+
+    module: str
+    """Run as ``python -m``."""
+    models: tuple[str, ...]
+    """Sizes it has; the first is the default."""
+    batch: int
+    """Samples of each worker in a step."""
+    steps: int
+    """Steps of each worker."""
+    pace: float
+    """Seconds that a step takes at least, for eight workers on two cores."""
+    rates: tuple[float, ...]
+    """Learning rates to choose from."""
+    unit: str = "samples"
+    """What a throughput counts."""
+    virtual: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Model: the task of :mod:`dagrad_bus.lab.task` that is the same; a model without one is tuned on processes."""
+    flags: Mapping[str, str] = field(default_factory=lambda: FLAGS)
+
+    def words(self, values: Mapping[str, object]) -> list[str]:
+        """Return flags of the program.
+
+        Raises:
+            UsageError: the program has no such flag.
+        """
+        unknown = sorted(set(values) - set(self.flags))
+        if unknown:
+            raise UsageError(f"{self.module} has no flag for {', '.join(unknown)}")
+        return [word for name, value in values.items() for word in (self.flags[name], str(value))]
+
+
+WORKLOADS: dict[str, Workload] = {
+    "digits": Workload(
+        module="dagrad_bus.workers.digits",
+        models=("mlp", "conv"),
+        batch=32,
+        steps=150,
+        pace=0.06,
+        rates=(0.02, 0.05, 0.1, 0.2),
+        unit="images",
+        virtual={"mlp": "digits-mlp", "conv": "digits-conv"},
+    ),
+}
+
+
+def find_workload(name: str) -> Workload:
+    """Return a workload.
+
+    Raises:
+        UsageError: no such one.
+    """
+    if name not in WORKLOADS:
+        raise UsageError(f"no workload {name!r}: there are {', '.join(WORKLOADS)}")
+    return WORKLOADS[name]
