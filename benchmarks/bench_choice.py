@@ -117,6 +117,9 @@ class MemoryPort:
         self.waiting, self.outcomes = [], []
         return view
 
+    def wait(self, seconds: float) -> None:
+        """Return: what was published has arrived."""
+
     def publish(self, outgoing: Outgoing) -> bool:
         """Deliver at once."""
         chosen = outgoing.selection

@@ -13,6 +13,7 @@
     +-- UsageError (ValueError)   the caller's fault: the message says what to do
     |   +-- SettingsError         a setting out of range, or two that contradict each other
     |   +-- NobodyAnswers         no worker of the run could be reached
+    +-- BarrierBroken             a rule that waits for all waited in vain: who was lost, late or silent
     +-- BusClosed                 used after stop
     +-- StartError                the bus could not start: address unusable, run folder unreadable, ...
     |   +-- PortInUse             an address is taken
@@ -87,6 +88,10 @@ class NobodyAnswers(UsageError):
 
     code = 3
     """Exit code of a command that ends by it."""
+
+
+class BarrierBroken(BusError):
+    """A rule that waits for all members waited in vain; the message names whom it waited for and what to do."""
 
 
 class BusClosed(BusError):

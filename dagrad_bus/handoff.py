@@ -2,8 +2,8 @@
 
 Inwards a bounded deque and a bell (an eventfd the loop reads), with a short switch interval, so that the loop takes
 the frame soon even while the training thread computes in pure Python. Outwards deques and one tuple of link
-states, all of them read at a step boundary. No call here waits for the network; only :meth:`BusThread.close` waits,
-for the flush time of the settings.
+states, all of them read at a step boundary. No call here waits for the network but :meth:`BusThread.wait`, for rules
+that are synchronous by nature, and :meth:`BusThread.close`, for the flush time of the settings.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ class BusThread:
         self._inbox: Inbox[Callable[[], object]] = Inbox(_call, HANDED)
         self._in_hand: deque[tuple[NodeId, ...]] = deque()
         """Links of the frames handed over that the loop has not taken yet, oldest first."""
+        self._stirred = threading.Event()  # set when anything has changed that view() shows
+        self._bus.outlook.on_change = self._stirred.set
         self._rejoins = 0
         """How often this worker was taken back, as far as the training thread was told."""
         self._stop: Callable[[], None] | None = None
@@ -168,6 +170,12 @@ class BusThread:
             rejoined=is_back,
             events=_emptied(seen.events),
         )
+
+    def wait(self, seconds: float) -> None:
+        """Wait until something has changed since the last wait ended, at most ``seconds``."""
+        self._check()
+        self._stirred.wait(seconds)
+        self._stirred.clear()  # before the caller looks: what comes after this wakes the next wait
 
     def publish(self, outgoing: Outgoing) -> bool:
         """Hand a frame to the loop. Never blocks; False: no room, nothing was taken.

@@ -39,7 +39,8 @@ class ExchangeSettings:
     """What a worker sends and how it mixes (docs/algorithm.md)."""
 
     rule: RuleName = "state"
-    """``state``: absolute values, mixed; ``gradient``: the paper's text; ``local``: no exchange."""
+    """``state``: absolute values, mixed; ``gradient``: the paper's text; ``local``: no exchange; ``sync-ps``,
+    ``async-ps``: a parameter server; ``gossip-dense``, ``gossip-qsgd``, ``choco``: gossip from the literature."""
     density: float = 0.01
     """Share of the model in one frame, refresh stripe and dirty blocks included; (0, 1]."""
     block: int = 0

@@ -11,7 +11,7 @@ import click
 MOST_WORKERS = 512
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 EXCHANGE = (
-    ("rule", "state|gradient|local", "Exchange rule; local trains without any exchange."),
+    ("rule", "NAME", "state, gradient, gossip-dense, gossip-qsgd, choco, sync-ps, async-ps, or local: none.  [state]"),
     ("density", "SHARE", "Share of the model in one frame, (0, 1].  [0.01]"),
     ("block", "N", "Elements a block, a power of two; 0 chooses by model size.  [0]"),
     ("interval", "STEPS", "Local steps between two exchanges.  [1]"),

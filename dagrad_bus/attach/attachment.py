@@ -1,8 +1,8 @@
 """``attach(model, optimizer)``: one line in a training loop.
 
 The optimizer's post-hook is one step boundary: mix what arrived, publish what changed, return. Nothing here waits for
-the network and no network trouble raises; only programmer errors do, and a peer group that trains another model. One
-exception: a worker far behind its neighbours waits while it copies their state.
+the network and no network trouble raises; only programmer errors do, and a peer group that trains another model. Two
+exceptions: a worker far behind its neighbours waits while it copies their state, and the rule ``sync-ps`` is a barrier.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from dagrad_bus.attach.exchange import Exchange, ExchangeState
 from dagrad_bus.attach.hooks import StepHooks, bare_optimizers
 from dagrad_bus.attach.port import Port, Silent
 from dagrad_bus.attach.replica import Replica
-from dagrad_bus.attach.rules import KINDS, Rule, make_rule, restore
+from dagrad_bus.attach.role import role_of
+from dagrad_bus.attach.rules import KINDS, LOCKSTEP, ON_GRADIENTS, SERVED, SUMMED, Rule, make_rule, restore
 from dagrad_bus.attach.sampling import Sampler
 from dagrad_bus.attach.store import open_rendezvous
 from dagrad_bus.attach.transfer import Transfer
@@ -55,11 +56,13 @@ class _Parts:
     def __init__(self, replica: Replica, settings: Settings, port: Port, clock: Callable[[], float]) -> None:
         chosen = settings.exchange
         self.replica = replica
-        kinds = KINDS[chosen.rule]
-        self.exchange = Exchange(replica.layout, chosen, port, kinds, clock, settings.link.max_frame)
-        self.rule: Rule = make_rule(chosen.rule, replica, self.exchange)
-        largest = settings.link.max_frame
-        self.transfer = Transfer(replica, self.rule, self.exchange, port, clock, largest) if kinds else None
+        rule, kinds, largest = chosen.rule, KINDS[chosen.rule], settings.link.max_frame
+        self.exchange = Exchange(replica.layout, chosen, port, kinds, clock, largest)
+        self.rule: Rule = make_rule(rule, replica, self.exchange, role_of(settings) if rule in SERVED else None)
+        self.transfer: Transfer | None = None
+        if kinds and rule not in LOCKSTEP:
+            mixes = rule not in SUMMED
+            self.transfer = Transfer(replica, self.rule, self.exchange, port, clock, largest, mixes=mixes)
         self.sampler = Sampler(replica.layout)
 
 
@@ -76,7 +79,9 @@ class Attachment:
         self._step = 0
         before = parts.rule.before_step if parts is not None and parts.rule.needs_gradient else None
         if before is not None and not optimizers:
-            raise UsageError("the gradient rule works inside optimizer.step(): pass the optimizer")
+            raise UsageError(f"rule {settings.exchange.rule} works inside optimizer.step(): pass the optimizer")
+        if parts is not None:
+            parts.exchange.pauses.check = self._check
         self._hooks = StepHooks(optimizers, self._merge if before else None, self.exchange) if optimizers else None
 
     @property
@@ -133,6 +138,7 @@ class Attachment:
             UsageError: the model was moved or replaced, or this is a forked child.
             LayoutMismatch: the peers train another model.
             BusClosed: the attachment was closed.
+            BarrierBroken: under the rule ``sync-ps``, inside the optimizer's step: a round cannot be completed.
         """
         self._check()
         self._step += 1
@@ -144,6 +150,8 @@ class Attachment:
             self._parts.rule.after_step(self._step)
             if self._parts.transfer is not None:
                 self._step = self._parts.transfer.boundary(self._step, self._check)
+            else:
+                self._parts.exchange.take_sweeps()  # nobody was asked for any
             values = self._parts.sampler.at(self._step, self._parts.replica)
         if values is not None:
             self._port.sample(self._step, values)
@@ -249,6 +257,11 @@ class Attachment:
 
     def close(self) -> None:
         """Remove the hooks and leave the bus; the model stays as it is. Twice is harmless."""
+        if not self._closed and self._parts is not None and os.getpid() == self._pid and self._port.failure() is None:
+            self._parts.exchange.pauses.finish()
+        self._leave()
+
+    def _leave(self) -> None:
         if self._closed:
             return
         self._closed = True
@@ -264,8 +277,11 @@ class Attachment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
-        self.close()
+        """Close; after an error without waiting for anybody."""
+        if kind is None:
+            self.close()
+        else:
+            self._leave()
 
 
 def attach(
@@ -300,8 +316,11 @@ def attach(
         _log.info("dagrad-bus: no peers configured, %s trains alone", chosen.name)
         return Attachment(chosen, Silent(), None, optimizers)
     _warn_about_world(os.environ)
-    if chosen.exchange.rule == "gradient" and len(optimizers) != 1:
-        raise UsageError(f"the gradient rule needs exactly one optimizer, not {len(optimizers)}: use the state rule")
+    rule = chosen.exchange.rule
+    if rule in ON_GRADIENTS and len(optimizers) != 1:
+        raise UsageError(f"rule {rule} needs exactly one optimizer, not {len(optimizers)}: use the state rule")
+    if rule in SERVED:
+        role_of(chosen)  # before anything starts
     replica = Replica(model, optimizers, chosen.exchange.block, chosen.exchange.seed)
     port = bus if bus is not None else _start(chosen, replica)
     _log.info("dagrad-bus: %s attached, %s", chosen.name, replica.describe())

@@ -1,15 +1,15 @@
 """One step boundary, the part that is the same for every rule: links, ages, frames, metrics.
 
 An :class:`Exchange` reads the port once a step (:meth:`receive`), says what a frame may hold and to whom it goes
-(:meth:`plan`), and hands it over (:meth:`ship`). What the values mean is the rule's affair. It touches no tensor and
-never waits.
+(:meth:`plan`), and hands it over (:meth:`ship`). Rules with a server use :meth:`take`, :meth:`post` and, where they are
+synchronous by nature, :meth:`wait` instead. What the values mean is the rule's affair. It touches no tensor.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
@@ -62,6 +62,16 @@ class Plan:
         return np.sort(np.concatenate([self.stripe.indices(), self.dirty]))
 
 
+@dataclass(slots=True)
+class Pauses:
+    """What a rule that waits and the owner of its exchange ask of each other."""
+
+    check: Callable[[], None] = lambda: None
+    """The owner's: called while a rule waits; raises what must stop the program."""
+    finish: Callable[[], None] = lambda: None
+    """The rule's: called before the worker leaves without an error; it may wait until it is heard, for a bounded time."""
+
+
 class ExchangeState(TypedDict):
     """What a checkpoint keeps of an exchange."""
 
@@ -84,6 +94,11 @@ class Exchange:
         max_frame: bytes of a payload at most.
     """
 
+    spared: frozenset[NodeId] = frozenset()
+    """Peers that :meth:`plan` leaves alone: their link is wanted for something else."""
+    ready: frozenset[NodeId] = frozenset()
+    """Peers whose link takes a frame now, as :meth:`take` found it; :meth:`post` crosses them off."""
+
     def __init__(
         self,
         layout: Layout,
@@ -95,6 +110,8 @@ class Exchange:
     ) -> None:
         self.settings = settings
         self.metrics = port.metrics
+        self.max_frame = max_frame
+        self.pauses = Pauses()
         self._layout = layout
         self._port = port
         self._kinds = kinds
@@ -114,8 +131,6 @@ class Exchange:
         self._links: tuple[LinkState, ...] = ()
         self._integers: list[Arrival] = []
         self._sweeps: list[Arrival] = []
-        self.spared: frozenset[NodeId] = frozenset()
-        """Peers that :meth:`plan` leaves alone: their link is wanted for something else."""
         self.events: deque[MemberEvent] = deque()
         """What happened to members since the owner of the exchange last looked."""
         self.watch: Callable[[View, float], None] = lambda view, now: None
@@ -149,23 +164,51 @@ class Exchange:
 
     def receive(self) -> list[Version]:
         """Swap out what waits at the port: enter outcomes, weigh the arrivals that the rule mixes, oldest first."""
+        view, arrivals, ages = self._swap_out()
+        for outcome in view.outcomes:
+            self._book.resolved(outcome)
+        self.metrics.gauge("tau", self.tau)
+        self.metrics.gauge("blocks_owed", self._book.dirty_count)
+        return [self._weigh(arrival, age) for arrival, age in zip(arrivals, ages, strict=True)]
+
+    def take(self) -> View:
+        """Swap out what waits, for rules whose frames are parts of dense vectors: nothing is weighed, no book is kept.
+
+        The view holds the frames of values that the rule takes; integer buffers are no part of such vectors.
+        """
+        view, arrivals, _ = self._swap_out()
+        self.metrics.count("frames_dropped.kind", len(self.take_integers()))
+        self.ready = frozenset(link.peer for link in self._links if link.ready) - self.spared
+        return replace(view, arrivals=tuple(arrivals))
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+        return self._clock()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass until something may have arrived, ``seconds`` at most. For rules that wait by nature.
+
+        Raises:
+            BusError: what must stop the program.
+        """
+        self.pauses.check()
+        self._port.wait(seconds)
+
+    def _swap_out(self) -> tuple[View, list[Arrival], list[float]]:
+        """Read the port; return the view, the frames of it that the rule takes, and their ages in steps."""
         view = self._port.view()
         self._links = tuple(sorted(view.links, key=lambda link: link.peer))
         self._book.sync(view.links)
         self._hear(view)
         now = self._clock()
         self.watch(view, now)
-        for outcome in view.outcomes:
-            self._book.resolved(outcome)
         arrivals = [arrival for arrival in view.arrivals if self._admit(arrival)]
         ages = [arrival_age(arrival, now, self.rate) for arrival in arrivals]
         self._ages.observe(ages)
         for age in ages:
             self.metrics.observe("age_steps", age)
-        self.metrics.gauge("tau", self.tau)
         self.metrics.gauge("links", len(self._links))
-        self.metrics.gauge("blocks_owed", self._book.dirty_count)
-        return [self._weigh(arrival, age) for arrival, age in zip(arrivals, ages, strict=True)]
+        return view, arrivals, ages
 
     def _hear(self, view: View) -> None:
         """Take what heartbeats said of other members, and say with whom of them a link is wanted."""
@@ -314,6 +357,26 @@ class Exchange:
         self.metrics.count("blocks_sent", len(indices) * len(plan.ready))
         self.metrics.count("blocks_dirty", len(plan.dirty) * len(plan.ready))
         return True
+
+    def post(self, peers: tuple[NodeId, ...], indices: Indices, rows: Rows, kind: Kind, step: int) -> JobId | None:
+        """Hand over a frame of exact values that the book does not hear of; None where the bus had no room.
+
+        Args:
+            peers: each of them in :attr:`ready`.
+            indices: blocks, rising.
+            rows: float32[n, B], finite.
+            kind: what the receivers' rule takes it for.
+            step: of the values.
+        """
+        job, now = self.next_job(), self._clock()
+        frame = Outgoing(job, peers, kind, Value.F32, Selection(indices, rows), Step(step), self.rate, now)
+        if not self._port.publish(frame):
+            self.metrics.count("frames_refused")
+            return None
+        self.ready = self.ready.difference(peers)
+        self.metrics.count("frames_planned")
+        self.metrics.count("blocks_sent", len(indices) * len(peers))
+        return job
 
     def state_dict(self) -> ExchangeState:
         """Return cursors, counters, tau and the state of chance."""

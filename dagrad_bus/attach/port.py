@@ -1,7 +1,7 @@
 """The seam between the training thread and whatever carries its frames.
 
-The training thread touches nothing else of the bus. Every method returns at once, whatever the network does; the bus
-thread implements the port (``handoff.BusThread``), tests fake it, and :class:`Silent` is the port of a worker alone.
+The training thread touches nothing else of the bus. Every method but :meth:`Port.wait` returns at once, whatever the
+network does; the bus thread implements the port (``handoff.BusThread``), tests fake it, and :class:`Silent` is the port of a worker alone.
 """
 
 from __future__ import annotations
@@ -33,6 +33,13 @@ class Port(Protocol):
 
     def view(self) -> View:
         """Swap out arrivals and outcomes and read the links' state. Never blocks."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass until something may have arrived, at most ``seconds``.
+
+        Only rules that are synchronous by nature call it.
+        """
         ...
 
     def publish(self, outgoing: Outgoing) -> bool:
@@ -100,6 +107,9 @@ class Silent:
     def view(self) -> View:
         """Return an empty view."""
         return View(())
+
+    def wait(self, seconds: float) -> None:
+        """Return: nothing will arrive."""
 
     def publish(self, outgoing: Outgoing) -> bool:
         """Take nothing: nobody is there."""

@@ -67,6 +67,8 @@ class Replica:
             if self.is_view:
                 for slot, part in zip(self._floating, self._parts, strict=True):
                     slot.repoint(part)
+        self.trainable = sum(slot.tensor.numel() for slot in self._floating if slot.tensor.requires_grad)
+        """Elements of parameters; they stand before those of buffers."""
         self._expected = [slot.tensor.data_ptr() for slot in self._floating]
 
     def describe(self) -> str:
@@ -119,6 +121,10 @@ class Replica:
         flat[inside.to(slot.device)] = values.to(slot.device, slot.dtype)
         if flat.data_ptr() != target.data_ptr():  # the reshape had to copy
             target.copy_(flat.view(target.shape))
+
+    def has_gradients(self) -> bool:
+        """Say whether any parameter has a gradient."""
+        return any(slot.tensor.grad is not None for slot in self._floating)
 
     def gradients(self, out: Tensor, scale: float) -> None:
         """Add ``scale`` times every gradient to ``out``, float32[nB * B]; missing gradients count as zero."""

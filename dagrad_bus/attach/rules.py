@@ -3,6 +3,7 @@
 * :class:`StateRule` (default): absolute values; received ones are mixed, idempotent and tolerant of loss.
 * :class:`GradientRule`: increments, added to an error-feedback buffer, as the DAGrad paper's text says.
 * :class:`LocalRule`: no exchange, the lower bound of every comparison.
+* :class:`SyncServerRule`, :class:`PushRule` with :class:`ServeRule`: SGD with a parameter server, synchronous and not.
 
 Source: Vinitha et al., Decentralized Asynchronous Gradient Sharing for Bandwidth-Efficient Collaborative Model
 Training (gradient rule).
@@ -15,10 +16,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dagrad_bus.attach.async_ps import PushRule, ServeRule
 from dagrad_bus.attach.exchange import Exchange, Indices
 from dagrad_bus.attach.gradient import GradientRule
 from dagrad_bus.attach.replica import Replica
+from dagrad_bus.attach.role import Role
 from dagrad_bus.attach.state import StateRule
+from dagrad_bus.attach.sync_ps import SyncServerRule
 from dagrad_bus.errors import UsageError
 from dagrad_bus.settings import RuleName
 from dagrad_bus.wire import Kind
@@ -93,17 +97,42 @@ KINDS: dict[RuleName, frozenset[Kind]] = {
     "state": frozenset({Kind.STATE}),
     "gradient": frozenset({Kind.GRADIENT}),
     "local": frozenset(),
+    "sync-ps": frozenset({Kind.GRADIENT}),
+    "async-ps": frozenset({Kind.GRADIENT, Kind.STATE}),
 }
 """The kinds of frames each rule mixes."""
+ON_GRADIENTS: frozenset[RuleName] = frozenset({"gradient", "sync-ps"})
+"""Rules that replace the gradients inside ``optimizer.step()``: they need exactly one optimizer."""
+SERVED: frozenset[RuleName] = frozenset({"sync-ps", "async-ps"})
+"""Rules with a server: they need a :class:`~dagrad_bus.attach.role.Role`, and a graph that joins it with everybody."""
+LOCKSTEP: frozenset[RuleName] = frozenset({"sync-ps"})
+"""Rules whose replicas are equal at each step. No state is transferred: what is copied while the others go on belongs to
+several steps, and would never be equal to theirs again."""
+SUMMED: frozenset[RuleName] = frozenset({"async-ps"})
+"""Rules whose workers owe increments. State is copied, but never mixed after a partition: the difference would be owed."""
 
 
-def make_rule(name: RuleName, replica: Replica, exchange: Exchange) -> Rule:
-    """Return the rule called ``name``."""
+def make_rule(name: RuleName, replica: Replica, exchange: Exchange, role: Role | None = None) -> Rule:
+    """Return the rule called ``name``; those with a server need a role.
+
+    Raises:
+        UsageError: they were given none.
+    """
+    if name in SERVED:
+        return _with_server(name, replica, exchange, role)
     if name == "state":
         return StateRule(replica, exchange)
     if name == "gradient":
         return GradientRule(replica, exchange)
     return LocalRule(exchange)
+
+
+def _with_server(name: RuleName, replica: Replica, exchange: Exchange, role: Role | None) -> Rule:
+    if role is None:
+        raise UsageError(f"rule {name} needs a role: it has a server")
+    if name == "sync-ps":
+        return SyncServerRule(replica, exchange, role)
+    return ServeRule(replica, exchange, role) if role.is_server else PushRule(replica, exchange, role)
 
 
 def restore(rule: Rule, saved: dict[str, Tensor]) -> None:

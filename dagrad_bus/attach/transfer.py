@@ -59,17 +59,25 @@ class Transfer:
         port: the bus.
         clock: monotonic seconds.
         max_frame: bytes of a payload at most.
+        mixes: whether replicas meet half-way after a partition.
     """
 
     def __init__(
-        self, replica: Replica, rule: Rule, exchange: Exchange, port: Port, clock: Callable[[], float], max_frame: int
+        self,
+        replica: Replica,
+        rule: Rule,
+        exchange: Exchange,
+        port: Port,
+        clock: Callable[[], float],
+        max_frame: int,
+        *,
+        mixes: bool = True,
     ) -> None:
         layout = replica.layout
         self._replica = replica
         self._rule = rule
         self._exchange = exchange
-        self._port = port
-        self._clock = clock
+        self._port, self._clock, self._mixes = port, clock, mixes
         self._floats, self._total = layout.blocks, layout.blocks + layout.integer_blocks
         self._frame = max(1, (min(max_frame, FRAME_BYTES) - INDEX_BYTES) // (4 * layout.block))
         self._out = SweepOut(self._floats, self._total, self._frame)
@@ -119,7 +127,7 @@ class Transfer:
         for outcome in view.outcomes:
             self._out.resolved(outcome, now)
         self._answer(view, now)
-        self._healed.extend((peer, now) for peer in view.healed)
+        self._healed.extend((peer, now) for peer in view.healed if self._mixes)
         # Every other frame of a link is an ordinary one.
         ready = {link.peer for link in view.links if link.ready}
         self._exchange.spared = frozenset(ready.intersection(self._out.waiting())) - self._exchange.spared

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,10 +14,13 @@ from numpy.typing import NDArray
 
 from dagrad_bus.codec import from_wire
 from dagrad_bus.events import Arrival, LinkState, MemberEvent, Outcome, Outgoing, PeerNews, Selection, View
-from dagrad_bus.ids import NodeId
+from dagrad_bus.ids import NodeId, derive_node_id
 from dagrad_bus.messages import StateRej, StateReq
 from dagrad_bus.metrics import Metrics
 from dagrad_bus.topology.live import TopologySpec
+
+_LOCK = threading.RLock()
+"""Ports of one test may be used by a thread each."""
 
 
 @dataclass
@@ -33,6 +38,11 @@ class FakePort:
     ready: bool = True
     accepts: bool = True
     delivers: bool = True
+    drops: Callable[[int], bool] = lambda number: False
+    """Whether the frame of this number (from 0) is lost, and its sender told so."""
+    lies: Callable[[int], bool] = lambda number: False
+    """Whether it arrives, and its sender told that it was lost."""
+    generation: int = 1
     error: Exception | None = None
     news: dict[NodeId, PeerNews] = field(default_factory=dict[NodeId, PeerNews])
     sketches: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
@@ -67,7 +77,16 @@ class FakePort:
 
     def view(self) -> View:
         """Swap out what waits."""
-        links = tuple(LinkState(peer.me, self.ready, 1) for peer in self.peers)
+        with _LOCK:
+            return self._view()
+
+    def wait(self, seconds: float) -> None:
+        """Let the others run; on the port's own clock all of it passes."""
+        self.now += seconds
+        time.sleep(0.0002)
+
+    def _view(self) -> View:
+        links = tuple(LinkState(peer.me, self.ready, self.generation) for peer in self.peers)
         view = View(
             links,
             tuple(self.waiting),
@@ -88,12 +107,15 @@ class FakePort:
         """Deliver at once."""
         if not self.accepts:
             return False
-        self.published.append(outgoing)
-        for peer in self.peers:
-            if peer.me in outgoing.links:
-                if self.delivers:
-                    peer.waiting.append(self._arrival(outgoing, peer))
-                self.outcomes.append(Outcome(outgoing.job, peer.me, self.delivers))
+        number = len(self.published)
+        delivers = self.delivers and not self.drops(number)
+        with _LOCK:
+            self.published.append(outgoing)
+            for peer in self.peers:
+                if peer.me in outgoing.links:
+                    if delivers:
+                        peer.waiting.append(self._arrival(outgoing, peer))
+                    self.outcomes.append(Outcome(outgoing.job, peer.me, delivers and not self.lies(number)))
         return True
 
     def _arrival(self, outgoing: Outgoing, peer: FakePort) -> Arrival:
@@ -162,6 +184,19 @@ def connected() -> Callable[[int], list[FakePort]]:
 
     def make(count: int) -> list[FakePort]:
         ports = [FakePort(NodeId(bytes([i]) * 16)) for i in range(count)]
+        for port in ports:
+            port.peers = [other for other in ports if other is not port]
+        return ports
+
+    return make
+
+
+@pytest.fixture
+def staffed() -> Callable[[Sequence[str]], list[FakePort]]:
+    """Make ports for members of the run ``alone`` by their names, each the neighbour of all others."""
+
+    def make(names: Sequence[str]) -> list[FakePort]:
+        ports = [FakePort(derive_node_id("alone", name)) for name in names]
         for port in ports:
             port.peers = [other for other in ports if other is not port]
         return ports
