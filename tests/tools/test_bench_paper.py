@@ -16,6 +16,7 @@ from dagrad_bus.errors import SettingsError, UsageError
 from dagrad_bus.lab.interface import why_not
 from dagrad_bus.lab.paper.cells import RULES, Cell, Request
 from dagrad_bus.lab.paper.measuring import Measured
+from dagrad_bus.lab.paper.workloads import WORKLOADS
 from dagrad_bus.tools import bench_paper
 from dagrad_bus.tools.bench_paper import LISTS, Display, check, join_words, make_request, paper
 
@@ -96,8 +97,7 @@ def test_what_would_fail_in_the_first_run_is_refused_before_it() -> None:
 
 def test_a_model_that_virtual_time_does_not_know_is_tuned_on_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     request = make_request(options())
-    workload = replace(bench_paper.find_workload("digits"), virtual={})
-    monkeypatch.setattr(bench_paper, "find_workload", lambda name: workload)
+    monkeypatch.setitem(WORKLOADS, "digits", replace(WORKLOADS["digits"], virtual={}))
     with pytest.raises(UsageError, match="--tune process"):
         check(request, "virtual")
     check(request, "process")
@@ -118,7 +118,11 @@ def test_tables_and_figures_are_written_and_the_page_is_shown(play: list[Cell], 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes half a second."""
-    monkeypatch.setattr(bench_paper, "draw", lambda findings, rows, folder: [])
+
+    def draw(*_: object) -> list[Path]:
+        return []
+
+    monkeypatch.setattr(bench_paper, "draw", draw)
 
 
 @pytest.mark.usefixtures("no_figures")

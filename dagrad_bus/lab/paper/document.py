@@ -62,8 +62,8 @@ def table_1(rows: Sequence[Row]) -> str:
         lines.append([
             row.rule, f"{row.lr:g}", number(row.bandwidth, 100), number(row.bytes_per_step, 1e-3),
             number(row.accuracy, 100), number(row.worst, 100), number(row.std, 100), number(row.mean_model, 100),
-            number(row.consensus, digits=4), number(paper and paper.bandwidth, digits=0),
-            number(paper and paper.accuracy, digits=1),
+            number(row.consensus, digits=4), number(paper.bandwidth if paper else None, digits=0),
+            number(paper.accuracy if paper else None, digits=1),
         ])  # fmt: skip
     return table(head, lines)
 
@@ -79,8 +79,8 @@ def table_2(rows: Sequence[Row], unit: str) -> str:
         paper = find_published(row.rule)
         lines.append([
             row.rule, number(row.efficiency, 100, 1), number(row.throughput, digits=0), number(row.healthy, 100, 1),
-            number(row.median_age), number(paper and paper.efficiency, digits=0),
-            number(paper and float(paper.throughput), digits=0),
+            number(row.median_age), number(paper.efficiency if paper else None, digits=0),
+            number(paper.throughput if paper else None, digits=0),
         ])  # fmt: skip
     return table(head, lines)
 

@@ -116,9 +116,9 @@ class Measured:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Measured:
         """Return what :meth:`to_json` gave."""
-        lists = {name: tuple(found[name]) for name in ("accuracies", "rates")}
-        curve = tuple((int(step), float(size)) for step, size in found["curve"])
-        return cls(**{**found, **lists, "curve": curve})
+        values: dict[str, Any] = {name: tuple(found[name]) for name in ("accuracies", "rates")}
+        values["curve"] = tuple((int(step), float(size)) for step, size in found["curve"])
+        return cls(**{**found, **values})
 
 
 Measure = Callable[[Cell, Path], Measured]

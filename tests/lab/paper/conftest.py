@@ -1,17 +1,15 @@
-"""Fixtures: runs with made-up numbers, a tuner and a measurement that hand them out, a whole set of findings."""
+"""Fixtures: runs with made-up numbers, and a whole set of findings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dagrad_bus.lab.paper.bench import Findings
-from dagrad_bus.lab.paper.cells import Cell, Request
+from dagrad_bus.lab.paper.cells import Request
 from dagrad_bus.lab.paper.measuring import Measured
 from dagrad_bus.lab.paper.tuning import Tuned
 
@@ -55,51 +53,6 @@ def warm_fonts() -> None:
 def make_run() -> MakeRun:
     """Return what makes a run of 4 workers and 50 steps; keywords replace its numbers."""
     return _make_run
-
-
-@dataclass
-class Desk:
-    """Plays tuner, measurement and reporter, and keeps what it was asked."""
-
-    name: str = "virtual"
-    best: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Rule to the rate at which it is best; 0.1 for those that are missing."""
-    fail: Callable[[Cell], bool] = lambda cell: False
-    """Which runs end in Ctrl-C."""
-    tuned: list[Cell] = field(default_factory=list[Cell])
-    measured: list[Cell] = field(default_factory=list[Cell])
-    plans: list[tuple[str, int, int]] = field(default_factory=list[tuple[str, int, int]])
-    said: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
-
-    def accuracies(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, float]]:
-        for cell in cells:
-            self._check(cell)
-            self.tuned.append(cell)
-            yield cell, 0.9 - abs(cell.lr - self.best.get(cell.rule, 0.1))
-
-    def measure(self, cell: Cell, folder: Path) -> Measured:
-        self._check(cell)
-        self.measured.append(cell)
-        if cell.purpose == "alone":
-            return _make_run(workers=1, rates=(12.5,), parameters=0, interface_bytes=None, packets=None, socket_bytes=0)
-        rates = (8.0,) * (cell.workers - 1) + (3.0,) if cell.purpose == "straggler" else (10.0,) * cell.workers
-        return _make_run(workers=cell.workers, steps=cell.steps, rates=rates)
-
-    def _check(self, cell: Cell) -> None:
-        if self.fail(cell):
-            raise KeyboardInterrupt
-
-    def plan(self, phase: str, cells: int, missing: Sequence[Cell]) -> None:
-        self.plans.append((phase, cells, len(missing)))
-
-    def done(self, cell: Cell, found: str, *, fresh: bool) -> None:
-        self.said.append((f"{cell.purpose} {cell.rule}", fresh))
-
-
-@pytest.fixture
-def desk() -> Desk:
-    """Return a tuner, measurement and reporter in one."""
-    return Desk()
 
 
 @pytest.fixture

@@ -162,9 +162,12 @@ def test_where_bytes_are_counted_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def play(cell: Cell, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have cells run a script instead of training."""
-    words = [sys.executable, "-c", script]
-    monkeypatch.setattr(Cell, "command", lambda self, folder: [*words, str(folder)])
-    monkeypatch.setattr(Cell, "program", lambda self: words)
+
+    def words(cell: Cell, *_: Path) -> list[str]:
+        return [sys.executable, "-c", script]
+
+    monkeypatch.setattr(Cell, "command", words)
+    monkeypatch.setattr(Cell, "program", words)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ def rows(findings: Findings) -> list[Row]:
 
 
 def change(rows: list[Row], rule: str, **numbers: float) -> list[Row]:
-    changes = {name: Over(value, None) for name, value in numbers.items()}
+    changes: dict[str, Any] = {name: Over(value, None) for name, value in numbers.items()}
     return [replace(row, **changes) if row.rule == rule else row for row in rows]
 
 
