@@ -155,6 +155,29 @@ def test_newer_frames_of_a_link_supersede_older_ones(
     assert b.metrics["blocks_coalesced"] == 3
 
 
+def test_a_wait_ends_when_something_arrives_and_not_much_later_than_asked(
+    settings: Callable[..., Settings], wait: Wait, stack: ExitStack
+) -> None:
+    one = stack.enter_context(BusThread(settings(0), LAYOUT))
+    other = stack.enter_context(BusThread(settings(1), LAYOUT))
+    wait(lambda: any(link.ready for link in one.view().links))
+    wait(lambda: any(link.ready for link in other.view().links))
+    began = time.monotonic()
+    other.wait(0.01)
+    other.wait(0.05)
+    assert time.monotonic() - began < 5
+    assert one.publish(frame(1, one.view().links[0].peer))
+    found: list[Arrival] = []
+    began = time.monotonic()
+    while not found and time.monotonic() - began < 20:
+        other.wait(60.0)  # heartbeats end it as well
+        found.extend(other.view().arrivals)
+    assert [arrival.step for arrival in found] == [1]
+    one.close()
+    with pytest.raises(BusClosed):
+        one.wait(1.0)
+
+
 def test_a_failed_start_is_raised_in_the_caller_and_leaves_nothing(
     settings: Callable[..., Settings], tmp_path: Path
 ) -> None:

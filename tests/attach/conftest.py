@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,10 +38,10 @@ class FakePort:
     ready: bool = True
     accepts: bool = True
     delivers: bool = True
-    drops: Callable[[int], bool] = lambda number: False
-    """Whether the frame of this number (from 0) is lost, and its sender told so."""
-    lies: Callable[[int], bool] = lambda number: False
-    """Whether it arrives, and its sender told that it was lost."""
+    drops: Container[int] = ()
+    """Numbers (from 0) of frames that are lost, and their sender told so."""
+    lies: Container[int] = ()
+    """Numbers of those that arrive, and their sender told that they were lost."""
     generation: int = 1
     error: Exception | None = None
     news: dict[NodeId, PeerNews] = field(default_factory=dict[NodeId, PeerNews])
@@ -108,14 +108,14 @@ class FakePort:
         if not self.accepts:
             return False
         number = len(self.published)
-        delivers = self.delivers and not self.drops(number)
+        delivers = self.delivers and number not in self.drops
         with _LOCK:
             self.published.append(outgoing)
             for peer in self.peers:
                 if peer.me in outgoing.links:
                     if delivers:
                         peer.waiting.append(self._arrival(outgoing, peer))
-                    self.outcomes.append(Outcome(outgoing.job, peer.me, delivers and not self.lies(number)))
+                    self.outcomes.append(Outcome(outgoing.job, peer.me, delivers and number not in self.lies))
         return True
 
     def _arrival(self, outgoing: Outgoing, peer: FakePort) -> Arrival:

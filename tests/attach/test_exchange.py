@@ -12,7 +12,8 @@ import pytest
 from dagrad_bus.attach.exchange import Exchange
 from dagrad_bus.blocks import Entry, Layout
 from dagrad_bus.codec import Value
-from dagrad_bus.events import Arrival, PeerNews, Selection
+from dagrad_bus.errors import BusClosed
+from dagrad_bus.events import Arrival, Outcome, PeerNews, Selection
 from dagrad_bus.ids import NodeId, Step
 from dagrad_bus.settings import ExchangeSettings
 from dagrad_bus.wire import Kind
@@ -146,3 +147,42 @@ def test_scores_follow_what_members_say(connected: Ports) -> None:
 def test_without_scores_nobody_needs_a_sketch(connected: Ports) -> None:
     assert not exchange_of(connected(2)[0]).scores_peers
     assert exchange_of(connected(2)[0], choice="similar").scores_peers
+
+
+def test_dense_frames_are_taken_as_they_are_and_posted_outside_the_book(connected: Ports) -> None:
+    port, one, other = connected(3)
+    exchange = exchange_of(port)
+    rows = np.full((2, 8), 3, np.float32)
+    port.waiting = [
+        Arrival(one.me, Kind.STATE, Value.F32, Selection(np.array([1, 2]), rows), Step(5), 1.0, 0.0, 0.0),
+        Arrival(one.me, Kind.GRADIENT, Value.F32, Selection(np.array([1, 2]), rows), Step(5), 1.0, 0.0, 0.0),
+    ]
+    exchange.spared = frozenset({other.me})
+    (arrival,) = exchange.take().arrivals
+    assert arrival.step == 5 and arrival.selection.values is rows
+    assert exchange.ready == {one.me}  # the other one's link is wanted for something else
+    job = exchange.post((one.me,), np.array([4, 5]), rows, Kind.STATE, 7)
+    assert not exchange.ready and job is not None
+    (frame,) = one.view().arrivals
+    assert frame.step == 7 and frame.value_type is Value.F32
+    port.outcomes = [Outcome(job, one.me, accepted=False)]
+    exchange.receive()
+    assert exchange.metrics.snapshot()["gauges"]["blocks_owed"] == 0
+    port.accepts = False
+    assert exchange.post((one.me,), np.array([4]), rows[:1], Kind.STATE, 8) is None
+
+
+def test_who_waits_asks_its_owner_first_and_time_passes(connected: Ports) -> None:
+    port, _ = connected(2)
+    exchange = exchange_of(port)
+    before = exchange.now()
+    exchange.wait(2.0)
+    assert exchange.now() - before == pytest.approx(2.0, abs=0.1)
+    port.close()
+
+    def closed() -> None:
+        raise BusClosed("over")
+
+    exchange.pauses.check = closed
+    with pytest.raises(BusClosed):
+        exchange.wait(2.0)

@@ -16,6 +16,7 @@ def test_the_silent_port_takes_nothing_and_never_fails() -> None:
     selection = Selection(np.array([0]), np.zeros((1, 1), np.float32))
     assert port.view() == View(())
     assert not port.publish(Outgoing(JobId(1), (), Kind.STATE, Value.F32, selection, Step(1), 1.0, 0.0))
+    port.wait(60.0)
     port.note_step(1, 1.0)
     port.sample(1, np.zeros(1, np.float32))
     port.log(loss=1.0)

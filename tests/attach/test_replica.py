@@ -212,3 +212,12 @@ def test_an_optimizer_with_state_goes_on_unchanged() -> None:
         return [parameter.detach() for parameter in model.parameters()]
 
     assert all(torch.equal(a, b) for a, b in zip(train(3), train(99), strict=True))
+
+
+def test_buffers_stand_behind_all_parameters_and_gradients_are_seen() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    replica = Replica(model, [])
+    assert replica.trainable == sum(parameter.numel() for parameter in model.parameters()) == replica.layout.size - 8
+    assert not replica.has_gradients()
+    model[2].weight.grad = torch.zeros(2, 4)
+    assert replica.has_gradients()

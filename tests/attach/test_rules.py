@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from dagrad_bus.attach.async_ps import PushRule, ServeRule
 from dagrad_bus.attach.exchange import Exchange
 from dagrad_bus.attach.replica import Replica
+from dagrad_bus.attach.role import Role
 from dagrad_bus.attach.rules import KINDS, make_rule, restore
+from dagrad_bus.attach.sync_ps import SyncServerRule
 from dagrad_bus.errors import UsageError
 from dagrad_bus.settings import ExchangeSettings, RuleName
 
@@ -43,3 +46,19 @@ def test_the_local_rule_keeps_and_sends_nothing(connected: Ports) -> None:
     rule.after_step(1)
     rule.restart()
     assert not port.published and not rule.tensors() and not rule.needs_gradient
+
+
+@pytest.mark.parametrize("server", [True, False])
+@pytest.mark.parametrize(("name", "kinds"), [("sync-ps", [SyncServerRule] * 2), ("async-ps", [ServeRule, PushRule])])
+def test_a_rule_with_a_server_needs_to_know_who_serves(
+    staffed: Callable[[Sequence[str]], list[Any]], name: RuleName, kinds: list[type], server: bool
+) -> None:
+    ports = staffed(("a", "b"))
+    replica = Replica(nn.Linear(3, 3), [])
+    exchange = Exchange(replica.layout, ExchangeSettings(rule=name), ports[0], KINDS[name], ports[0].clock)
+    with pytest.raises(UsageError, match=f"rule {name} needs a role"):
+        make_rule(name, replica, exchange)
+    me = ports[0 if server else 1].me
+    rule = make_rule(name, replica, exchange, Role(me, tuple(port.me for port in ports)))
+    assert type(rule) is kinds[0 if server else 1] and rule.needs_gradient is (name == "sync-ps")
+    restore(rule, {})

@@ -285,6 +285,17 @@ def test_a_healed_peer_is_met_half_way_without_stopping(connected: Ports) -> Non
     assert parts is not None and not torch.equal(parts.rule.tensors()["anchor"], parts.replica.flat)  # to be passed on
 
 
+def test_a_rule_that_sums_does_not_meet_half_way(staffed: Callable[[list[str]], list[Any]]) -> None:
+    a, b = staffed(["a", "b"])
+    torch.manual_seed(0)
+    model = nn.Linear(200, 4)
+    settings = Settings(name="b", members=("a", "b"), exchange=ExchangeSettings(rule="async-ps"))
+    one = Worker(b, model, attach(model, None, b, settings=settings, clock=b.clock), torch.optim.SGD([model.weight]))
+    b.healed = [a.me]
+    one.attachment.exchange()
+    assert not one.transfer._healed and not a.requests
+
+
 def test_both_sides_of_a_partition_end_near_each_other(connected: Ports) -> None:
     ports = connected(2)
     one, other = worker(ports[0], 1), worker(ports[1], 2)
