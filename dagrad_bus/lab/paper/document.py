@@ -141,7 +141,8 @@ def to_markdown(report: Report) -> str:
     )
     note_1 = (
         f"Accuracy is that of each worker's own replica on the test part. 100 % bandwidth is 2 * 4 * P = "
-        f"{8 * runs[0].parameters / 1000:.1f} kB a worker and step. {_PAPER.capitalize()}: {SETTING}."
+        f"{8 * runs[0].parameters / 1000:.1f} kB a worker and step. {_PAPER.capitalize()}: {SETTING}; "
+        "those of its method, DAGrad, stand beside `gradient`, which does what its text says, and beside `state`."
     )
     note_2 = (
         f"Parallel efficiency is throughput by N times that of one worker alone at the same pace "
