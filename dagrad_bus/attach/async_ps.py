@@ -8,9 +8,10 @@ adds each push to its own replica at its next step boundary, exactly once, and a
     worker:  x = x_server + (x - x_at_push),  base = x_server
 
 So what a worker learned while push and answer were under way is kept, and goes with its next push. Server and worker
-never wait; a push is as old as its way is long. Law: the server's parameters are those it began with, plus its own
-steps, plus every D that it took. Buffers of floating values (statistics of BatchNorm) take D / N instead, as N workers
-that all follow the same mean would overshoot it; integer buffers stay each worker's own.
+never wait: one frame a link leaves at each step boundary, so a vector of k frames takes k steps. Law: the server's
+parameters are those it began with, plus its own steps, plus every D that it took. Buffers of floating values (statistics
+of BatchNorm) take D / N instead, as N workers that all follow the same mean would overshoot it; integer buffers stay each
+worker's own.
 
 A push is the same until it is answered: where a frame is refused, or the link comes up anew, the same D goes again under
 the same step, and the server that has it already only answers again. A server that is started again copies the state of

@@ -12,6 +12,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypedDict
 
@@ -29,7 +30,7 @@ from dagrad_bus.attach.sampling import Sampler
 from dagrad_bus.attach.store import open_rendezvous
 from dagrad_bus.attach.transfer import Transfer
 from dagrad_bus.checksum import crc32c
-from dagrad_bus.errors import BusClosed, UsageError
+from dagrad_bus.errors import BusClosed, BusError, UsageError
 from dagrad_bus.events import MemberEvent
 from dagrad_bus.settings import Settings, from_environment
 from dagrad_bus.topology.live import TopologySpec
@@ -257,8 +258,9 @@ class Attachment:
 
     def close(self) -> None:
         """Remove the hooks and leave the bus; the model stays as it is. Twice is harmless."""
-        if not self._closed and self._parts is not None and os.getpid() == self._pid and self._port.failure() is None:
-            self._parts.exchange.pauses.finish()
+        if not self._closed and self._parts is not None and os.getpid() == self._pid:
+            with suppress(BusError):  # what the bus thread died of is raised below
+                self._parts.exchange.pauses.finish()
         self._leave()
 
     def _leave(self) -> None:

@@ -122,6 +122,8 @@ class SyncServerRule:
         self._post: DensePost | None = None
         self._ended = ""
         """Why there are no rounds any more."""
+        self._known: set[NodeId] = set()
+        """Members of whom something came in this life of theirs: a folder may still tell of an earlier one."""
         self._late: set[NodeId] = set()
         """Workers that are to be told that the rounds go on without them."""
         exchange.pauses.finish = self._see_off
@@ -236,8 +238,10 @@ class SyncServerRule:
         if self._post is not None:
             self._post.heard(taken)
         for event in taken.events:
-            if event.kind in LOST and event.peer != self._role.me:
-                self._lose(event.peer, event.kind)
+            peer, is_new = event.peer, event.kind == "rejoined" and event.peer not in self._known
+            if event.kind in LOST and peer != self._role.me and not is_new:
+                self._lose(peer, event.kind)
+        self._known.update(arrival.peer for arrival in taken.arrivals)
         for arrival in taken.arrivals:
             if self._role.is_server:
                 self._gather(arrival)
@@ -272,9 +276,10 @@ class SyncServerRule:
                 f"{self._role.name_of(peer)} is in round {arrival.step} and this server in {totals.round}: it was "
                 "started again, and its rounds are lost: start the run again"
             )
-        elif arrival.step >= totals.round and (rows := self._intake.put(arrival)) is not None:
-            totals.put(peer, arrival.step, rows)
+        elif arrival.step >= totals.round:
             self._exchange.metrics.count("frames_mixed")
+            if (rows := self._intake.put(arrival)) is not None:
+                totals.put(peer, arrival.step, rows)
 
     def _answered(self, arrival: Arrival) -> None:
         """Take a part of the mean (a worker's side)."""
@@ -286,9 +291,10 @@ class SyncServerRule:
                 f"the run goes on without this worker, which is in round {number}: it was given up or started again, "
                 "and under the rule sync-ps nobody can come back"
             )
-        elif arrival.step == number and (rows := self._intake.put(arrival)) is not None:
-            self._means.append(rows)
+        elif arrival.step == number:
             self._exchange.metrics.count("frames_mixed")
+            if (rows := self._intake.put(arrival)) is not None:
+                self._means.append(rows)
 
     def _refuse(self, peer: NodeId) -> None:
         """Tell a worker that was left out: any block of a round that it cannot have come to says so."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +24,7 @@ from dagrad_bus.events import Arrival, MemberEvent, Selection
 from dagrad_bus.ids import NodeId, Step
 from dagrad_bus.settings import ExchangeSettings, LinkSettings, Settings
 from dagrad_bus.wire import Kind
+from dagrad_bus.workers.digits import CRASH
 
 Staff = Callable[[Sequence[str]], list[Any]]
 Batch = tuple[Tensor, Tensor]
@@ -220,13 +225,16 @@ def step(model: Any, optimizer: Any, gradient: Sequence[float]) -> list[float]:
 def test_the_server_leaves_out_who_is_lost_and_tells_it(staffed: Staff, kind: str) -> None:
     server, b, c = staffed(NAMES)
     model, optimizer, attachment = alone(server, "a")
-    server.waiting = [frame(b, 1, [3, 3, 3, 3])]
+    server.waiting = [frame(b, 1, [3, 3, 3, 3]), frame(c, 1, [2, 2, 2, 2])]
+    assert step(model, optimizer, [1, 1, 1, 1]) == [2, 2, 2, 2]
+    server.waiting = [frame(b, 2, [3, 3, 3, 3])]
     server.events = [MemberEvent(c.me, "c", kind)]
     assert step(model, optimizer, [1, 1, 1, 1]) == [2, 2, 2, 2]
-    server.waiting = [frame(b, 2, [5, 5, 5, 5]), frame(c, 1, [9, 9, 9, 9])]  # c is back and counts from 1
+    c.view()
+    server.waiting = [frame(b, 3, [5, 5, 5, 5]), frame(c, 1, [9, 9, 9, 9])]  # c is back and counts from 1
     assert step(model, optimizer, [1, 1, 1, 1]) == [3, 3, 3, 3]
     told: tuple[Arrival, ...] = c.view().arrivals
-    assert [arrival.step for arrival in told] == [4]  # a round that c cannot have come to
+    assert [arrival.step for arrival in told] == [5]  # a round that c cannot have come to
     assert attachment.metrics()["counters"]["members_left_out"] == 1
 
 
@@ -238,6 +246,14 @@ def test_a_worker_that_counts_from_one_again_is_left_out_before_its_death_is_kno
         step(model, optimizer, [1] * 4)
     server.waiting = [frame(c, 1, [9] * 4), frame(b, 3, [3] * 4)]
     assert step(model, optimizer, [1] * 4) == [2, 2, 2, 2]
+
+
+def test_an_earlier_life_that_a_folder_told_of_loses_nobody_its_place(staffed: Staff) -> None:
+    server, b = staffed(NAMES[:2])
+    model, optimizer, _ = alone(server, "a", NAMES[:2])
+    server.events = [MemberEvent(b.me, "b", "rejoined")]
+    server.waiting = [frame(b, 1, [3] * 4)]
+    assert step(model, optimizer, [1] * 4) == [2] * 4
 
 
 def test_gradients_that_come_early_wait_for_their_round(staffed: Staff) -> None:
@@ -260,8 +276,10 @@ def test_the_server_names_whom_it_waited_for_in_vain(staffed: Staff) -> None:
 def test_without_the_server_a_worker_ends(staffed: Staff, kind: str, words: str) -> None:
     server, port, _ = staffed(NAMES)
     model, optimizer, _ = alone(port, "b")
+    port.waiting = [frame(server, 1, [2] * 4)]
+    step(model, optimizer, [1] * 4)
     port.events = [MemberEvent(server.me, "a", kind)]
-    with pytest.raises(BarrierBroken, match=rf"the server a .*{words}"):
+    with pytest.raises(BarrierBroken, match=rf"round 2: the server a .*{words}"):
         step(model, optimizer, [1] * 4)
 
 
@@ -337,6 +355,17 @@ def test_whoever_leaves_last_stays_until_its_mean_has_arrived(staffed: Staff) ->
     assert [arrival.step for arrival in b.waiting] == [1] and server.closed == 1
 
 
+def test_a_bus_that_fails_does_not_keep_a_server_from_leaving(staffed: Staff) -> None:
+    server, b = staffed(NAMES[:2])
+    server.delivers = False
+    model, optimizer, attachment = alone(server, "a", NAMES[:2])
+    server.waiting = [frame(b, 1, [3] * 4)]
+    step(model, optimizer, [1] * 4)
+    server.error = LayoutMismatch("another model")
+    attachment.close()
+    assert server.closed == 1
+
+
 def test_after_an_error_nobody_is_waited_for(staffed: Staff) -> None:
     server, b = staffed(NAMES[:2])
     server.delivers = False
@@ -362,3 +391,29 @@ def test_it_needs_one_optimizer_and_counts_rounds_anew_after_a_restore(staffed: 
     assert step(model, optimizer, [1] * 4) == [3] * 4
     assert not attachment.sync()  # no state is transferred: replicas are equal
     assert SyncServerRule.needs_gradient
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_in_a_real_run_the_survivors_of_a_crash_end_equal(tmp_path: Path) -> None:
+    run = [sys.executable, "-c", "from dagrad_bus.tools.cli import main; main()", "run", "-n", "3", "--dir", "run"]
+    how = [
+        "--rule",
+        "sync-ps",
+        "--topology",
+        "complete",
+        "--on-failure",
+        "continue",
+        "--no-figures",
+        "--progress",
+        "none",
+    ]
+    work = ["--steps", "40", "--pace", "0.05", "--linger", "1", "--fail", "local.2:15"]
+    program = [sys.executable, "-m", "dagrad_bus.workers.digits", *work]
+    ended = subprocess.run([*run, *how, "--", *program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == CRASH, ended.stderr
+    finals = [np.load(tmp_path / "run" / "final" / f"local.{number}.npy") for number in range(2)]
+    assert np.array_equal(finals[0], finals[1])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["mixing"]["verdict"] == "mixed" and not any(distance for _, distance in summary["consensus"])
+    assert all(worker["steps"] >= 40 for worker in summary["workers"][:2])
