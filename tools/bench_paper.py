@@ -95,7 +95,7 @@ def _pairs(text: str | None) -> dict[str, str]:
 @click.option("--rules", metavar="RULE ...", help="Exchange rules.  [all]")
 @click.option("--rates", metavar="LR ...", help="Learning rates to choose from; one: no choice.  [the workload's]")
 @click.option("--seeds", metavar="N ...", help="Seeds of the measurement.  [0 1 2]")
-@click.option("--tune-seeds", metavar="N ...", help="Seeds that rates are chosen over.  [those of --seeds]")
+@click.option("--tune-seeds", metavar="N ...", help="Seeds that rates are chosen over.  [the first of --seeds]")
 @click.option(
     "--tune",
     type=click.Choice(["virtual", "process"]),

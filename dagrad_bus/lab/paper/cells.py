@@ -22,7 +22,7 @@ SERVERS = frozenset({"sync-ps", "async-ps"})
 """Rules with a server, worker 0: every worker needs a link to it."""
 SLEEP = 0.2
 """Seconds that the straggler sleeps each step."""
-STRAGGLER_STEPS = 50
+STRAGGLER_STEPS = 40
 """Steps of a run with a straggler, at most."""
 
 
@@ -117,7 +117,7 @@ class Request:
     """Empty: the workload's grid. One rate: nothing is tuned."""
     seeds: tuple[int, ...] = (0, 1, 2)
     tune_seeds: tuple[int, ...] = ()
-    """Seeds that the rate is chosen over; empty: those of the measurement."""
+    """Seeds that the rate is chosen over; empty: the first of the measurement."""
     steps: int = 0
     """Of each worker; 0: the workload's."""
     pace: float = -1.0
@@ -154,7 +154,7 @@ class Request:
             self,
             model=self.model or workload.models[0],
             rates=self.rates or workload.rates,
-            tune_seeds=self.tune_seeds or self.seeds,
+            tune_seeds=self.tune_seeds or self.seeds[:1],
             steps=self.steps or workload.steps,
             pace=self.pace if self.pace >= 0 else workload.pace,
         )

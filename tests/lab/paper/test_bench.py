@@ -11,7 +11,9 @@ from dagrad_bus.lab.paper.cells import Cell, Request
 from dagrad_bus.lab.paper.measuring import Measured
 from dagrad_bus.lab.results import Results
 
-REQUEST = Request(workers=4, rules=("state", "local"), rates=(0.05, 0.1, 0.2), seeds=(0, 1), steps=50).filled()
+REQUEST = Request(
+    workers=4, rules=("state", "local"), rates=(0.05, 0.1, 0.2), seeds=(0, 1), tune_seeds=(0, 1), steps=50
+).filled()
 
 
 @dataclass
