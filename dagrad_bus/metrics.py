@@ -52,3 +52,27 @@ class Metrics:
             "gauges": dict(self._gauges),
             "histograms": {name: list(bins) for name, bins in self._bins.items()},
         }
+
+
+def sum_bins(histograms: Sequence[Sequence[int]]) -> list[int]:
+    """Add histograms bin by bin; empty ones count as zeros."""
+    length = max((len(bins) for bins in histograms), default=0)
+    return [sum(bins[place] for bins in histograms if place < len(bins)) for place in range(length)]
+
+
+def histogram_median(bins: Sequence[int], edges: Sequence[float] = AGE_EDGES) -> float | None:
+    """Return the median of a histogram, values taken as evenly spread in their bin; None if it is empty.
+
+    Args:
+        bins: counts, one more than edges; the last bin has no upper edge and gives the last edge.
+        edges: upper edges, rising.
+    """
+    half, below = sum(bins) / 2, 0
+    if half == 0:
+        return None
+    for place, count in enumerate(bins[: len(edges)]):
+        if below + count >= half:
+            lower = edges[place - 1] if place else 0.0
+            return lower + (edges[place] - lower) * (half - below) / count
+        below += count
+    return edges[-1]

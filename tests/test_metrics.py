@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagrad_bus.metrics import AGE_EDGES, Metrics
+from dagrad_bus.metrics import AGE_EDGES, Metrics, histogram_median, sum_bins
 
 
 def test_counters_rise_and_start_at_zero() -> None:
@@ -53,3 +53,29 @@ def test_a_snapshot_is_a_copy_ready_for_json() -> None:
         "gauges": {},
         "histograms": {"age": [1, 0, 0]},
     }
+
+
+@settings(deadline=None)  # a busy machine is no fault
+@given(ages=st.lists(st.floats(0, 900), min_size=1, max_size=60))
+def test_the_median_of_a_histogram_lies_in_the_bin_of_the_median(ages: list[float]) -> None:
+    metrics = Metrics()
+    for age in ages:
+        metrics.observe("age", age)
+    bins = metrics.snapshot()["histograms"]["age"]
+    assert isinstance(bins, list)
+    found = histogram_median(bins)  # pyright: ignore[reportUnknownArgumentType]  # list of int
+    middle = sorted(ages)[(len(ages) - 1) // 2]
+    upper = next(edge for edge in AGE_EDGES if middle <= edge)
+    lower = max((edge for edge in AGE_EDGES if edge < upper), default=0.0)
+    assert found is not None
+    assert lower <= found <= upper
+
+
+def test_an_empty_histogram_has_no_median_and_an_open_one_its_last_edge() -> None:
+    assert histogram_median([]) is None
+    assert histogram_median([0] * 20) is None
+    assert histogram_median([0] * 19 + [5]) == 1024
+
+
+def test_histograms_add_bin_by_bin() -> None:
+    assert sum_bins([[1, 2], [], [10, 20, 30]]) == [11, 22, 30]

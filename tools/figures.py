@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dagrad_bus.metrics import AGE_EDGES
-from dagrad_bus.tools.summary import Summary, sum_bins
+from dagrad_bus.metrics import AGE_EDGES, sum_bins
+from dagrad_bus.tools.summary import Summary
 from dagrad_bus.workers.launch.journal import Record, numbers_of
 
 if TYPE_CHECKING:

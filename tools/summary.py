@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dagrad_bus.metrics import AGE_EDGES
+from dagrad_bus.metrics import histogram_median, sum_bins
 from dagrad_bus.workers.launch.folder import RunFolder
 from dagrad_bus.workers.launch.journal import Record, read_record
 
@@ -199,30 +199,6 @@ def _sum_dropped(records: Sequence[Record]) -> dict[str, int]:
             if head == "frames_dropped" and count:
                 reasons[reason or "other"] = reasons.get(reason or "other", 0) + count
     return dict(sorted(reasons.items()))
-
-
-def sum_bins(histograms: Sequence[Sequence[int]]) -> list[int]:
-    """Add histograms bin by bin; empty ones count as zeros."""
-    length = max((len(bins) for bins in histograms), default=0)
-    return [sum(bins[place] for bins in histograms if place < len(bins)) for place in range(length)]
-
-
-def histogram_median(bins: Sequence[int], edges: Sequence[float] = AGE_EDGES) -> float | None:
-    """Return the median of a histogram, values taken as evenly spread in their bin; None if it is empty.
-
-    Args:
-        bins: counts, one more than edges; the last bin has no upper edge and gives the last edge.
-        edges: upper edges, rising.
-    """
-    half, below = sum(bins) / 2, 0
-    if half == 0:
-        return None
-    for place, count in enumerate(bins[: len(edges)]):
-        if below + count >= half:
-            lower = edges[place - 1] if place else 0.0
-            return lower + (edges[place] - lower) * (half - below) / count
-        below += count
-    return edges[-1]
 
 
 def consensus_distance(records: Sequence[Record]) -> tuple[tuple[int, float], ...]:

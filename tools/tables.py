@@ -11,7 +11,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from dagrad_bus.tools.summary import Summary, WorkerSummary, histogram_median
+from dagrad_bus.metrics import histogram_median
+from dagrad_bus.tools.summary import Summary, WorkerSummary
 from dagrad_bus.workers.launch.journal import Record
 from dagrad_bus.workers.launch.outcome import Exit, Worker
 

@@ -161,7 +161,7 @@ def train(
         log_steps: whether step times are logged at each evaluation.
     """
     times = StepTimes()
-    digits = load(recipe.seed)
+    digits = load(recipe.seed, recipe.report)
     model = build_model(recipe.model, recipe.seed)
     optimizer, follow_schedule = build_optimizer(model, recipe)
     with dagrad_bus.attach(model, optimizer) as bus:

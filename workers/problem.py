@@ -2,7 +2,8 @@
 
 The data are scikit-learn's 1797 digits of 8x8 pixels: real, and part of an installed package, so nothing is downloaded.
 They are split by the seed into 1437 for training and 360 for tests, evenly over the classes, and standardised by the
-training part. Whoever holds the same :class:`Recipe` holds the same data, the same initial model and the same shards.
+training part. Rates and settings are tuned with ``report="val"``: then 240 of the training samples are held out and
+reported on, and nobody sees the test part. Whoever holds the same :class:`Recipe` holds the same data, the same initial model and the same shards.
 
 ========  ==========================================  ==========
 model     layers                                      parameters
@@ -34,8 +35,9 @@ from dagrad_bus.workers import shards
 ModelName = Literal["mlp", "conv"]
 OptimizerName = Literal["sgd", "adam"]
 ScheduleName = Literal["none", "cosine"]
+Report = Literal["test", "val"]
 
-TEST_SAMPLES = 360
+TEST_SAMPLES, VALIDATION_SAMPLES = 360, 240
 SETTLE = 0.15
 """Share of a cosine run, at its end, with rate 0: replicas that learn no more come to agree."""
 PIXEL_FLOOR = 0.1
@@ -69,7 +71,9 @@ class Recipe:
     seed: int = 0
     """Seed of split, shards, initial model and (with the worker's name) batches."""
     eval_every: int = 10
-    """Steps between two evaluations on the test set; the last step is always evaluated."""
+    """Steps between two evaluations; the last step is always evaluated."""
+    report: Report = "test"
+    """What evaluations are of: the ``test`` part, or ``val``: samples held out of the training part, for tuning."""
 
     def __post_init__(self) -> None:
         """Check what argparse has not."""
@@ -99,6 +103,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "shards": get_args(shards.Kind),
     "optimizer": get_args(OptimizerName),
     "schedule": get_args(ScheduleName),
+    "report": get_args(Report),
 }
 
 
@@ -144,13 +149,19 @@ class Digits:
         return shards.partition(labels, count, recipe.shards, alpha=recipe.alpha, seed=recipe.seed)
 
 
-def load(seed: int) -> Digits:
-    """Load, split and standardise the digits; the same seed gives the same split."""
+def load(seed: int, report: Report = "test") -> Digits:
+    """Load, split and standardise the digits; the same arguments give the same split.
+
+    With ``val`` the samples held out of the training part take the place of the test part, which is not returned.
+    """
     table = _read_table()
     pixels, labels = table[:, :-1].astype(np.float32) / 16, table[:, -1].astype(np.int64)
-    train, test = shards.split(labels, TEST_SAMPLES, seed)
+    train, held = shards.split(labels, TEST_SAMPLES, seed)
+    if report == "val":
+        kept, chosen = shards.split(labels[train], VALIDATION_SAMPLES, seed)
+        train, held = train[kept], train[chosen]
     pixels = (pixels - pixels[train].mean(axis=0)) / np.maximum(pixels[train].std(axis=0), PIXEL_FLOOR)
-    parts = pixels[train], labels[train], pixels[test], labels[test]
+    parts = pixels[train], labels[train], pixels[held], labels[held]
     return Digits(*(torch.from_numpy(part) for part in parts))
 
 
@@ -220,7 +231,7 @@ def _cosine(step: int, steps: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How a model does on the test set after ``step`` steps: mean cross entropy (nats), share of right answers."""
+    """How a model does on the held-out samples after ``step`` steps: mean cross entropy (nats), share of right answers."""
 
     step: int
     loss: float
@@ -229,7 +240,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, digits: Digits, step: int) -> Evaluation:
-    """Evaluate a model on the whole test set; its training mode stays as it was."""
+    """Evaluate a model on all held-out samples; its training mode stays as it was."""
     was_training = model.training
     model.eval()
     logits = cast("Tensor", model(digits.test_x))

@@ -47,7 +47,7 @@ def train(recipe: Recipe, count: int) -> list[Evaluation]:
     Raises:
         UsageError: a count without a partition.
     """
-    digits = load(recipe.seed)
+    digits = load(recipe.seed, recipe.report)
     model = build_model(recipe.model, recipe.seed)
     return list(run(model, digits, recipe, count))
 

@@ -8,6 +8,7 @@ the order of a set or on the address of an object.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
@@ -56,12 +57,13 @@ class World:
         self._order += 1
         heappush(self._heap, (self.now + delay, self._order, call, a, b))
 
-    def run(self, until: float) -> None:
-        """Run every event due up to ``until``, those included that they make; then it is ``until``."""
+    def run(self, until: float, most: int = sys.maxsize) -> None:
+        """Run every event due up to ``until``, those included that they make, ``most`` of them; then it is ``until``."""
         heap, recent, pop = self._heap, self.recent, heappop
         events, trace = self.events, self.trace
+        last = events + most
         try:
-            while heap and heap[0][0] <= until:
+            while heap and events < last and heap[0][0] <= until:
                 entry = pop(heap)
                 due, order, call, a, b = entry
                 self.now = max(self.now, due)
@@ -72,6 +74,10 @@ class World:
         finally:
             self.events, self.trace = events, trace
         self.now = max(self.now, until)
+
+    def run_next(self) -> None:
+        """Run the next event, whenever it is due; there must be one."""
+        self.run(self._heap[0][0], 1)
 
     def fork(self, salt: int) -> int:
         """Return a seed for a generator of its own; drawing from that one disturbs no other."""

@@ -7,11 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from dagrad_bus.metrics import AGE_EDGES, Metrics
-from dagrad_bus.tools.summary import Summary, histogram_median, read_records, sum_bins, summarize
+from dagrad_bus.tools.summary import Summary, read_records, summarize
 from dagrad_bus.workers.launch.folder import RunFolder
 
 Journal = Callable[..., list[dict[str, Any]]]
@@ -106,29 +103,3 @@ def test_json_begins_with_the_schema_and_holds_no_nan(make_run: MakeRun, journal
     text = json.dumps(summary.to_json(), allow_nan=False)
     assert text.startswith('{"schema": "dagrad.summary/1", "run": "ab12"')
     assert json.loads(text)["loss"]["mean"] is None
-
-
-@settings(deadline=None)  # a busy machine is no fault
-@given(ages=st.lists(st.floats(0, 900), min_size=1, max_size=60))
-def test_the_median_of_a_histogram_lies_in_the_bin_of_the_median(ages: list[float]) -> None:
-    metrics = Metrics()
-    for age in ages:
-        metrics.observe("age", age)
-    bins = metrics.snapshot()["histograms"]["age"]
-    assert isinstance(bins, list)
-    found = histogram_median(bins)  # pyright: ignore[reportUnknownArgumentType]  # list of int
-    middle = sorted(ages)[(len(ages) - 1) // 2]
-    upper = next(edge for edge in AGE_EDGES if middle <= edge)
-    lower = max((edge for edge in AGE_EDGES if edge < upper), default=0.0)
-    assert found is not None
-    assert lower <= found <= upper
-
-
-def test_an_empty_histogram_has_no_median_and_an_open_one_its_last_edge() -> None:
-    assert histogram_median([]) is None
-    assert histogram_median([0] * 20) is None
-    assert histogram_median([0] * 19 + [5]) == 1024
-
-
-def test_histograms_add_bin_by_bin() -> None:
-    assert sum_bins([[1, 2], [], [10, 20, 30]]) == [11, 22, 30]

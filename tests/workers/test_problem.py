@@ -24,6 +24,13 @@ def test_the_digits_are_those_of_sklearn() -> None:
     assert (table == problem._ask_sklearn()).all()
 
 
+def test_validation_samples_come_out_of_the_training_part_and_the_test_part_stays_unseen() -> None:
+    whole, tuned = problem.load(0), problem.load(0, "val")
+    assert tuned.train_x.shape == (1197, 64) and tuned.test_x.shape == (240, 64)
+    counts = torch.bincount(tuned.test_y, minlength=10) + torch.bincount(tuned.train_y, minlength=10)
+    assert torch.equal(counts, torch.bincount(whole.train_y, minlength=10))
+
+
 def test_training_pixels_are_centred_and_none_is_blown_up() -> None:
     digits = problem.load(3)
     assert digits.train_x.mean(dim=0).abs().max() < 1e-5
