@@ -24,6 +24,7 @@ STYLES = {
     "state": ("#1b4f8a", "o"), "local": ("#9a9a9a", "*"),
 }  # fmt: skip
 """Colour and marker of each rule, the same in all figures."""
+_OTHER = ("#000000", "d")
 FALL = 8.0
 """Points behind the best from which on a rule is drawn at the lower edge of figure 2."""
 _GRID = "#d9d9d9"
@@ -69,7 +70,7 @@ def draw_frontier(figure: Figure, findings: Findings, rows: Sequence[Row]) -> No
         if 100 * row.accuracy.mean < floor:  # it would press the others together
             _draw_below(ours, row, floor)
             continue
-        colour, marker = STYLES[row.rule]
+        colour, marker = STYLES.get(row.rule, _OTHER)
         ours.errorbar(
             100 * row.bandwidth.mean, 100 * row.accuracy.mean,
             xerr=100 * (row.bandwidth.spread or 0.0), yerr=100 * (row.accuracy.spread or 0.0),
@@ -97,7 +98,7 @@ def draw_frontier(figure: Figure, findings: Findings, rows: Sequence[Row]) -> No
 
 def _draw_below(axes: Axes, row: Row, floor: float) -> None:
     """Draw a rule that is far behind at the lower edge, its accuracy written beside it."""
-    colour, marker = STYLES[row.rule]
+    colour, marker = STYLES.get(row.rule, _OTHER)
     at = (100 * row.bandwidth.mean, floor)
     axes.plot(*at, marker, color=colour, markersize=9, markerfacecolor="white", label=f"{row.rule}, far below")
     axes.annotate(
@@ -123,7 +124,7 @@ def draw_traffic(figure: Figure, findings: Findings) -> None:
         steps, sizes = mean_curve(findings.measured[rule])
         shown = [(step, size / 1000) for step, size in zip(steps, sizes, strict=True) if size > 0]
         if shown:
-            colour, marker = STYLES[rule]
+            colour, marker = STYLES.get(rule, _OTHER)
             axes.plot(*zip(*shown, strict=True), color=colour, marker=marker, markersize=5, linewidth=1.6, label=rule)
     dense = 8 * findings.measured[request.rules[0]][0].parameters / 1000
     axes.axhline(dense, color="#000000", linestyle="--", linewidth=1.2, label="synchronous dense, 2 · 4 · P")
