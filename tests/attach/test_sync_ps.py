@@ -24,7 +24,7 @@ from dagrad_bus.events import Arrival, MemberEvent, Selection
 from dagrad_bus.ids import NodeId, Step
 from dagrad_bus.settings import ExchangeSettings, LinkSettings, Settings
 from dagrad_bus.wire import Kind
-from dagrad_bus.workers.digits import CRASH
+from dagrad_bus.workers.loop import CRASH
 
 Staff = Callable[[Sequence[str]], list[Any]]
 Batch = tuple[Tensor, Tensor]

@@ -16,7 +16,7 @@ import torch
 import dagrad_bus
 from dagrad_bus.lab.rivals.task import Course
 from dagrad_bus.settings import from_environment
-from dagrad_bus.workers.digits import mix_until_all_are_done, wait_for_all
+from dagrad_bus.workers.loop import mix_until_all_are_done, wait_for_all
 
 WAIT = 30.0
 """Seconds to wait for the others at the start, at most."""
