@@ -25,7 +25,7 @@ from dagrad_bus.attach.hooks import StepHooks, bare_optimizers
 from dagrad_bus.attach.port import Port, Silent
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.attach.role import role_of
-from dagrad_bus.attach.rules import KINDS, LOCKSTEP, ON_GRADIENTS, SERVED, SUMMED, Rule, make_rule, restore
+from dagrad_bus.attach.rules import KINDS, LOCKSTEP, ON_GRADIENTS, SERVED, SUMMED, Rule, block_of, make_rule, restore
 from dagrad_bus.attach.sampling import Sampler
 from dagrad_bus.attach.store import open_rendezvous
 from dagrad_bus.attach.transfer import Transfer
@@ -59,7 +59,8 @@ class _Parts:
         self.replica = replica
         rule, kinds, largest = chosen.rule, KINDS[chosen.rule], settings.link.max_frame
         self.exchange = Exchange(replica.layout, chosen, port, kinds, clock, largest)
-        self.rule: Rule = make_rule(rule, replica, self.exchange, role_of(settings) if rule in SERVED else None)
+        role = role_of(settings) if rule in SERVED else None
+        self.rule: Rule = make_rule(rule, replica, self.exchange, role, settings.name)
         self.transfer: Transfer | None = None
         if kinds and rule not in LOCKSTEP:
             mixes = rule not in SUMMED
@@ -323,7 +324,7 @@ def attach(
         raise UsageError(f"rule {rule} needs exactly one optimizer, not {len(optimizers)}: use the state rule")
     if rule in SERVED:
         role_of(chosen)  # before anything starts
-    replica = Replica(model, optimizers, chosen.exchange.block, chosen.exchange.seed)
+    replica = Replica(model, optimizers, block_of(chosen.exchange), chosen.exchange.seed)
     port = bus if bus is not None else _start(chosen, replica)
     _log.info("dagrad-bus: %s attached, %s", chosen.name, replica.describe())
     return Attachment(chosen, port, _Parts(replica, chosen, port, clock), optimizers)

@@ -39,6 +39,8 @@ WIDTHS = {"f32": 4, "f16": 2, "bf16": 2, "int8": 1}
 
 Indices = NDArray[np.int64]
 Rows = NDArray[np.float32]
+Wire = tuple[Value, NDArray[np.generic], Rows | None]
+"""Type, values [n, B] and scales of a frame, as :func:`~dagrad_bus.codec.to_wire` makes them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +130,8 @@ class Exchange:
         total, self._stripe_size = frame_budget(settings.density, layout.blocks, settings.refresh)
         self._budget = max(1, min(total, max_frame // (layout.block * WIDTHS[settings.wire] + FRAME_OVERHEAD)))
         self._stripe_size = min(self._stripe_size, self._budget)
-        self._links: tuple[LinkState, ...] = ()
+        self.links: tuple[LinkState, ...] = ()
+        """Links that are up, by peer, as the port was read last."""
         self._integers: list[Arrival] = []
         self._sweeps: list[Arrival] = []
         self.events: deque[MemberEvent] = deque()
@@ -178,7 +181,7 @@ class Exchange:
         """
         view, arrivals, _ = self._swap_out()
         self.metrics.count("frames_dropped.kind", len(self.take_integers()))
-        self.ready = frozenset(link.peer for link in self._links if link.ready) - self.spared
+        self.ready = frozenset(link.peer for link in self.links if link.ready) - self.spared
         return replace(view, arrivals=tuple(arrivals))
 
     def now(self) -> float:
@@ -197,7 +200,7 @@ class Exchange:
     def _swap_out(self) -> tuple[View, list[Arrival], list[float]]:
         """Read the port; return the view, the frames of it that the rule takes, and their ages in steps."""
         view = self._port.view()
-        self._links = tuple(sorted(view.links, key=lambda link: link.peer))
+        self.links = tuple(sorted(view.links, key=lambda link: link.peer))
         self._book.sync(view.links)
         self._hear(view)
         now = self._clock()
@@ -207,7 +210,7 @@ class Exchange:
         self._ages.observe(ages)
         for age in ages:
             self.metrics.observe("age_steps", age)
-        self.metrics.gauge("links", len(self._links))
+        self.metrics.gauge("links", len(self.links))
         return view, arrivals, ages
 
     def _hear(self, view: View) -> None:
@@ -283,7 +286,7 @@ class Exchange:
         Args:
             repeats: whether the frame has a refresh stripe and dirty blocks (values do, increments do not).
         """
-        links = [link for link in self._links if link.peer not in self.spared]
+        links = [link for link in self.links if link.peer not in self.spared]
         ready = tuple(link.peer for link in links if link.ready)
         if not ready:
             self.metrics.count("exchanges_without_link", int(bool(links)))
@@ -300,7 +303,7 @@ class Exchange:
             dirty = dirty[(dirty - stripe.start) % stripe.total >= stripe.size]
         return Plan(ready, selected, self._budget, stripe, dirty, integers)
 
-    def to_wire(self, values: Rows) -> tuple[Value, NDArray[np.generic], NDArray[np.float32] | None]:
+    def to_wire(self, values: Rows) -> Wire:
         """Convert finite float32[n, B] to the wire type of the settings; bf16 where f16 does not reach."""
         value = VALUES[self.settings.wire]
         if value is Value.F16 and not fits_f16(values):
@@ -311,39 +314,22 @@ class Exchange:
             return value, bits.view(np.uint16), None
         return value, *to_wire(values, value)
 
-    def as_shared(self, values: Rows, wire: tuple[Value, NDArray[np.generic], NDArray[np.float32] | None]) -> Rows:
+    def as_shared(self, values: Rows, wire: Wire) -> Rows:
         """Return what counts as shared: the values, or with int8 what the receivers decode."""
         value, coded, scales = wire
         if value is not Value.INT8:
             return values
         return np.asarray(from_wire(coded, scales, value), np.float32)
 
-    def ship(
-        self,
-        plan: Plan,
-        indices: Indices,
-        wire: tuple[Value, NDArray[np.generic], NDArray[np.float32] | None],
-        kind: Kind,
-        step: int,
-    ) -> bool:
+    def ship(self, plan: Plan, indices: Indices, wire: Wire, kind: Kind, step: int) -> bool:
         """Hand a frame over and enter it into the book; False where the bus had no room.
 
         Gradient and integer frames are never repeated, so the book does not hear of them.
         """
         job = self.next_job()
         value, values, scales = wire
-        outgoing = Outgoing(
-            job,
-            plan.ready,
-            kind,
-            value,
-            Selection(indices, values, scales),
-            Step(step),
-            self.rate,
-            self._clock(),
-            plan.stripe.size,
-            len(plan.dirty),
-        )
+        chosen, parts = Selection(indices, values, scales), (plan.stripe.size, len(plan.dirty))
+        outgoing = Outgoing(job, plan.ready, kind, value, chosen, Step(step), self.rate, self._clock(), *parts)
         booked = kind is Kind.STATE and value is not Value.I64
         if booked:
             self._book.planned(job, plan.ready, plan.selected, indices, plan.stripe)
@@ -358,18 +344,27 @@ class Exchange:
         self.metrics.count("blocks_dirty", len(plan.dirty) * len(plan.ready))
         return True
 
-    def post(self, peers: tuple[NodeId, ...], indices: Indices, rows: Rows, kind: Kind, step: int) -> JobId | None:
-        """Hand over a frame of exact values that the book does not hear of; None where the bus had no room.
+    def post(
+        self,
+        peers: tuple[NodeId, ...],
+        indices: Indices,
+        rows: NDArray[np.generic],
+        kind: Kind,
+        step: int,
+        scales: Rows | None = None,
+    ) -> JobId | None:
+        """Hand over a frame that the book does not hear of; None where the bus had no room.
 
         Args:
             peers: each of them in :attr:`ready`.
             indices: blocks, rising.
-            rows: float32[n, B], finite.
+            rows: float32[n, B], finite; int8[n, B] with float32[n] ``scales``.
             kind: what the receivers' rule takes it for.
             step: of the values.
+            scales: of int8.
         """
-        job, now = self.next_job(), self._clock()
-        frame = Outgoing(job, peers, kind, Value.F32, Selection(indices, rows), Step(step), self.rate, now)
+        job, now, value = self.next_job(), self._clock(), Value.F32 if scales is None else Value.INT8
+        frame = Outgoing(job, peers, kind, value, Selection(indices, rows, scales), Step(step), self.rate, now)
         if not self._port.publish(frame):
             self.metrics.count("frames_refused")
             return None

@@ -4,6 +4,7 @@
 * :class:`GradientRule`: increments, added to an error-feedback buffer, as the DAGrad paper's text says.
 * :class:`LocalRule`: no exchange, the lower bound of every comparison.
 * :class:`SyncServerRule`, :class:`PushRule` with :class:`ServeRule`: SGD with a parameter server, synchronous and not.
+* :class:`PairRule`, :class:`QuantizedRule`, :class:`ChocoRule`: AD-PSGD, QSGD gossip and CHOCO-SGD.
 
 Source: Vinitha et al., Decentralized Asynchronous Gradient Sharing for Bandwidth-Efficient Collaborative Model
 Training (gradient rule).
@@ -17,14 +18,18 @@ import torch
 from torch import Tensor
 
 from dagrad_bus.attach.async_ps import PushRule, ServeRule
+from dagrad_bus.attach.choco import ChocoRule
 from dagrad_bus.attach.exchange import Exchange, Indices
+from dagrad_bus.attach.gossip import PairRule
 from dagrad_bus.attach.gradient import GradientRule
+from dagrad_bus.attach.quantized import QuantizedRule
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.attach.role import Role
 from dagrad_bus.attach.state import StateRule
 from dagrad_bus.attach.sync_ps import SyncServerRule
+from dagrad_bus.blocks import LARGE_BLOCK
 from dagrad_bus.errors import UsageError
-from dagrad_bus.settings import RuleName
+from dagrad_bus.settings import ExchangeSettings, RuleName
 from dagrad_bus.wire import Kind
 
 
@@ -99,6 +104,9 @@ KINDS: dict[RuleName, frozenset[Kind]] = {
     "local": frozenset(),
     "sync-ps": frozenset({Kind.GRADIENT}),
     "async-ps": frozenset({Kind.GRADIENT, Kind.STATE}),
+    "gossip-dense": frozenset({Kind.GRADIENT, Kind.STATE}),
+    "gossip-qsgd": frozenset({Kind.STATE}),
+    "choco": frozenset({Kind.STATE}),
 }
 """The kinds of frames each rule mixes."""
 ON_GRADIENTS: frozenset[RuleName] = frozenset({"gradient", "sync-ps"})
@@ -111,12 +119,27 @@ several steps, and would never be equal to theirs again."""
 SUMMED: frozenset[RuleName] = frozenset({"async-ps"})
 """Rules whose workers owe increments. State is copied, but never mixed after a partition: the difference would be owed."""
 
+DENSE: frozenset[RuleName] = frozenset({"gossip-dense", "gossip-qsgd"})
+"""Rules whose frames hold all blocks: single elements would cost, and with a scale each make no sense."""
 
-def make_rule(name: RuleName, replica: Replica, exchange: Exchange, role: Role | None = None) -> Rule:
-    """Return the rule called ``name``; those with a server need a role.
+
+def block_of(settings: ExchangeSettings) -> int:
+    """Return the elements a block that a replica is made with, 0 to choose by its size."""
+    return settings.block or (LARGE_BLOCK if settings.rule in DENSE else 0)
+
+
+def make_rule(name: RuleName, replica: Replica, exchange: Exchange, role: Role | None = None, who: str = "") -> Rule:
+    """Return the rule called ``name``.
+
+    Args:
+        name: of the rule.
+        replica: what it moves.
+        exchange: what it sends by.
+        role: who serves, for rules with a server.
+        who: the worker's name, for chance that is each worker's own.
 
     Raises:
-        UsageError: they were given none.
+        UsageError: a rule with a server was given no role, or the blocks are too small for the rule.
     """
     if name in SERVED:
         return _with_server(name, replica, exchange, role)
@@ -124,6 +147,12 @@ def make_rule(name: RuleName, replica: Replica, exchange: Exchange, role: Role |
         return StateRule(replica, exchange)
     if name == "gradient":
         return GradientRule(replica, exchange)
+    if name == "gossip-dense":
+        return PairRule(replica, exchange, who)
+    if name == "gossip-qsgd":
+        return QuantizedRule(replica, exchange, who)
+    if name == "choco":
+        return ChocoRule(replica, exchange)
     return LocalRule(exchange)
 
 
@@ -143,6 +172,8 @@ def restore(rule: Rule, saved: dict[str, Tensor]) -> None:
     """
     with torch.no_grad():
         rule.restart()
+        if isinstance(rule, ChocoRule):
+            rule.expect(list(saved))
         for name, own in rule.tensors().items():
             if name in saved:
                 if saved[name].shape != own.shape:

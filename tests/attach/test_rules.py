@@ -12,9 +12,11 @@ from torch import nn
 
 from dagrad_bus.attach.async_ps import PushRule, ServeRule
 from dagrad_bus.attach.exchange import Exchange
+from dagrad_bus.attach.gossip import PairRule
+from dagrad_bus.attach.quantized import QuantizedRule
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.attach.role import Role
-from dagrad_bus.attach.rules import KINDS, make_rule, restore
+from dagrad_bus.attach.rules import KINDS, block_of, make_rule, restore
 from dagrad_bus.attach.sync_ps import SyncServerRule
 from dagrad_bus.errors import UsageError
 from dagrad_bus.settings import ExchangeSettings, RuleName
@@ -22,7 +24,10 @@ from dagrad_bus.settings import ExchangeSettings, RuleName
 Ports = Callable[[int], list[Any]]
 
 
-@pytest.mark.parametrize(("name", "needs", "keeps"), [("state", False, "anchor"), ("gradient", True, "residual")])
+@pytest.mark.parametrize(
+    ("name", "needs", "keeps"),
+    [("state", False, "anchor"), ("gradient", True, "residual"), ("choco", False, "anchor")],
+)
 def test_a_rule_says_what_it_needs_and_keeps(connected: Ports, name: RuleName, needs: bool, keeps: str) -> None:
     port, _ = connected(2)
     replica = Replica(nn.Linear(3, 3), [])
@@ -35,6 +40,19 @@ def test_a_rule_says_what_it_needs_and_keeps(connected: Ports, name: RuleName, n
     assert not torch.equal(rule.tensors()[keeps], torch.ones(12))
     with pytest.raises(UsageError, match="this model needs 12"):
         restore(rule, {keeps: torch.ones(5)})
+
+
+@pytest.mark.parametrize(("name", "kind"), [("gossip-dense", PairRule), ("gossip-qsgd", QuantizedRule)])
+def test_dense_gossip_keeps_nothing_and_takes_buckets(connected: Ports, name: RuleName, kind: type) -> None:
+    port, _ = connected(2)
+    settings = ExchangeSettings(rule=name)
+    replica = Replica(nn.Linear(30, 30), [], block_of(settings))
+    assert replica.layout.block == 64 and block_of(replace(settings, block=8)) == 8
+    assert block_of(ExchangeSettings()) == 0
+    exchange = Exchange(replica.layout, settings, port, KINDS[name], port.clock)
+    rule = make_rule(name, replica, exchange, who="a")
+    assert type(rule) is kind and not rule.tensors() and not rule.needs_gradient
+    restore(rule, {})
 
 
 def test_the_local_rule_keeps_and_sends_nothing(connected: Ports) -> None:
