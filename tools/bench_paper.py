@@ -134,11 +134,13 @@ def paper(out: Path, tune: str, as_json: bool, **options: Any) -> None:
     """  # noqa: D301  # the backspace keeps click from filling a paragraph
     request = make_request(options)
     check(request, tune)
+    began = time.monotonic()
     try:
         report = run_bench(request, out, tune)
     except KeyboardInterrupt:
         click.echo(f"\ndagrad: stopped; results so far are in {out}: call it again to go on", err=True)
         sys.exit(130)
+    click.echo(f"dagrad: took {(time.monotonic() - began) / 60:.1f} minutes; results in {out}", err=True)
     click.echo(json.dumps(to_json(report), indent=1) if as_json else to_markdown(report))
     sys.exit(1 if any(verdict.met is False for verdict in report.verdicts) else 0)
 

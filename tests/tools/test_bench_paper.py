@@ -109,6 +109,7 @@ def test_tables_and_figures_are_written_and_the_page_is_shown(play: list[Cell], 
     assert ran.exit_code == 0, ran.output
     assert "## Table 1" in ran.stdout and "## Table 2" in ran.stdout
     assert "[5/5]" in ran.stderr and "left" in ran.stderr
+    assert f"took 0.0 minutes; results in {tmp_path}" in ran.stderr
     assert len(play) == 5
     names = {"paper.md", "paper.json", "figure2.png", "figure3.png", "results.jsonl"}
     assert names <= {path.name for path in tmp_path.iterdir()}
