@@ -34,6 +34,8 @@ from dagrad_bus.tools.tables import make_console
 LISTS = ("--systems", "--seeds", "--rates")
 """Options that take several words."""
 QUICK_STEPS = 60
+_REASON = 80
+"""Characters of a failure's reason in a line of progress; the page has more."""
 
 
 class ListCommand(click.Command):
@@ -148,7 +150,10 @@ def compare(request: Request, out: Path, venvs: Path) -> tuple[list[Row], str, d
     with Display(make_console(to_stderr=True)) as display:
 
         def install(system: System) -> Installed:
-            display.say(f"{system.title}: environment {system.environment or 'this Python'}")
+            if system.environment:
+                display.say(
+                    f"{system.title}: environment {venvs / system.environment}, made once by pip in a minute or two"
+                )
             return installed(system, venvs, display)
 
         board = Scoreboard(request, Results(out / "results.jsonl"), out / "runs", install, run_trial, display)
@@ -243,7 +248,7 @@ def describe_trial(trial: Trial) -> str:
 def describe_outcome(outcome: Outcome) -> str:
     """Return what a trial gave in a few words."""
     if outcome.ending != "done":
-        return f"{outcome.ending} at step {outcome.steps}" + (f": {outcome.reason}" if outcome.reason else "")
+        return f"{outcome.ending} at step {outcome.steps}" + (f": {outcome.reason[:_REASON]}" if outcome.reason else "")
     words = [f"{fmean(outcome.accuracies) * 100:5.1f} %"] if outcome.accuracies else []
     words += [f"{outcome.bytes_per_step / 1000:7.1f} kB/step"] if outcome.bytes_per_step is not None else []
     words += [f"{outcome.step_ms:6.1f} ms/step"] if outcome.step_ms is not None else []

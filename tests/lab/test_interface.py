@@ -56,6 +56,7 @@ def test_a_machine_without_the_tools_says_so(monkeypatch: pytest.MonkeyPatch) ->
         run_inside(["true"], timeout=1)
 
 
+@pytest.mark.slow
 def test_a_refused_namespace_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(command: list[str]) -> list[str]:
         return ["sh", "-c", f"echo {command[0]}: Operation not permitted >&2; exit 1"]

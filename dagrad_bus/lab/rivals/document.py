@@ -35,7 +35,8 @@ def accuracy_cells(found: Accuracy | None) -> list[str]:
     """Return mean with the spread over seeds, and the worst worker, in percent."""
     if found is None:
         return ["-", "-"]
-    return [f"{found.mean * 100:.1f} ± {found.std * 100:.1f}", number(found.worst, 1, 100)]
+    spread = "" if found.std is None else f" ± {found.std * 100:.1f}"
+    return [number(found.mean, 1, 100) + spread, number(found.worst, 1, 100)]
 
 
 def main_cells(row: Row) -> list[str]:
@@ -76,11 +77,11 @@ def tuning_lines(found: Sequence[Findings]) -> list[list[str]]:
 
 def describe(request: Request) -> str:
     """Return what was measured, in a paragraph."""
+    seeds = f"Seeds {', '.join(map(str, request.seeds))}; ± is the standard deviation over them"
     return (
         f"Handwritten digits, MLP 64-512-512-10 of {PARAMETERS} parameters, {request.workers} workers, {request.steps} "
         f"steps of 32 samples, SGD with momentum 0.9, equal weights, shards and batches for all; a step computes for "
-        f"{request.pace * 1000:g} ms at least. Seeds {', '.join(map(str, request.seeds))}; ± is the standard deviation "
-        f"over them. {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}, "
+        f"{request.pace * 1000:g} ms at least. {seeds if len(request.seeds) > 1 else f'Seed {request.seeds[0]}'}. {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}, "
         f"torch {version('torch')}."
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log10
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,10 @@ COLOURS = ("#c4511d", "#2a7f62", "#7b5ea7", "#d08a1d", "#8c564b", "#444444")
 OWN_COLOUR = "#1b4f8a"
 _GRID = "#d9d9d9"
 _DPI = 140
+_DENSE = 600.0
+"""Kilobytes a step from which on a name stands left of its point."""
+_NEAR = 0.02
+"""Distance, as logarithm of bytes and as share of right answers, below which names would cover one another."""
 
 
 def draw(rows: Sequence[Row], file: Path) -> Path:
@@ -48,6 +53,7 @@ def _panel(axes: Axes, rows: Sequence[Row], kind: Kind) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("kB a worker and step, at the interface")
     axes.set_ylabel("accuracy of own replicas, mean and worst, %")
+    taken: list[tuple[float, float]] = []
     for number, row in enumerate(rows):
         found = row.accuracy[kind]
         if found is None:
@@ -57,14 +63,25 @@ def _panel(axes: Axes, rows: Sequence[Row], kind: Kind) -> None:
             axes.annotate(row.title, (0.99, found.mean * 100), xycoords=("axes fraction", "data"), ha="right", va="bottom",
                           fontsize=8, color="#777777")  # fmt: skip
         elif row.bytes_per_step:
-            _point(axes, row, found.mean * 100, found.worst * 100, COLOURS[number % len(COLOURS)])
+            place = row.bytes_per_step / 1000
+            near = sum(
+                1 for other, high in taken if abs(log10(other / place)) < _NEAR and abs(high - found.mean) < _NEAR
+            )
+            taken.append((place, found.mean))
+            _point(axes, row, kind, COLOURS[number % len(COLOURS)], near)
+    axes.margins(x=0.25, y=0.12)
 
 
-def _point(axes: Axes, row: Row, mean: float, worst: float, colour: str) -> None:
+def _point(axes: Axes, row: Row, kind: Kind, colour: str, near: int) -> None:
+    """Draw mean and worst; the name of a dense system stands left, above or ``near`` lines lower, of others right."""
+    found = row.accuracy[kind]
     assert row.bytes_per_step is not None
-    place = row.bytes_per_step / 1000
-    is_own = row.system == OWN
+    assert found is not None
+    place, mean, worst = row.bytes_per_step / 1000, found.mean * 100, found.worst * 100
+    is_own, is_dense = row.system == OWN, place > _DENSE
     shade = OWN_COLOUR if is_own else colour
     axes.plot([place, place], [worst, mean], color=shade, linewidth=1, alpha=0.6)
     axes.plot([place], [mean], marker="o" if is_own else "s", markersize=9 if is_own else 6, color=shade)
-    axes.annotate(row.title, (place, mean), xytext=(6, 5), textcoords="offset points", fontsize=8, color=shade)
+    offset = (-7, 4 - 10 * near) if is_dense else (7, -10 - 10 * near)
+    axes.annotate(row.title, (place, mean), xytext=offset, textcoords="offset points", fontsize=8, color=shade,
+                  ha="right" if is_dense else "left")  # fmt: skip

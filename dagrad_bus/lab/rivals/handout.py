@@ -33,6 +33,8 @@ VICTIM = 1
 """The worker that is killed: worker 0 holds what some systems need to meet."""
 PATIENCE = {"none": 60.0, "straggler": 60.0, "kill": 20.0}
 """Seconds without a step of anybody that count as frozen."""
+WARM = 0.1
+"""Share of the steps, at the start, that times leave out: buffers are made there, connections opened."""
 LIMIT = 240.0
 """Seconds for one trial, start-up included."""
 
@@ -58,6 +60,11 @@ class Trial:
     def key(self) -> dict[str, Any]:
         """Return what a store of results knows it by."""
         return asdict(self)
+
+    @property
+    def warm(self) -> int:
+        """Return the number of the first step that times are taken of, from 0."""
+        return max(2, int(self.steps * WARM))
 
     @property
     def awaited(self) -> list[int]:
@@ -112,6 +119,7 @@ def _facts(trial: Trial, system: System) -> dict[str, Any]:
     return {
         "workers": trial.workers,
         "steps": trial.steps,
+        "warm": trial.warm,
         "batch": trial.batch,
         "lr": wanted.lr,
         "momentum": wanted.momentum,

@@ -17,6 +17,9 @@ from hivemind.compression import Float16Compression
 from .task import Course
 
 ROOT_LIMIT = 60.0
+"""Seconds to wait for the first peer's address."""
+REFRESH = {"min_refresh_period": 0.1, "default_refresh_period": 0.5, "max_refresh_period": 1.0}
+"""Seconds between two looks at what the others have done: the library's 0.5 to 10 are for longer epochs."""
 
 
 def find_root(course: Course) -> hivemind.DHT:
@@ -49,7 +52,7 @@ def main() -> None:
         target_batch_size=course.workers * options["epoch_steps"] * batch, params=model.parameters(),
         optimizer=course.optimizer, use_local_updates=options["local_updates"],
         matchmaking_time=options["matchmaking"], averaging_timeout=10.0,
-        delay_state_averaging=options["delay"], verbose=True,
+        delay_state_averaging=options["delay"], verbose=True, tracker_opts=REFRESH,
         grad_compression=Float16Compression(), state_averaging_compression=Float16Compression(),
     )  # fmt: skip
     for step in course.steps([optimizer.opt]):  # optimizer.param_groups are copies

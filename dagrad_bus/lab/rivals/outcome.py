@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from dagrad_bus.lab.interface import Ran
 from dagrad_bus.lab.rivals.handout import VICTIM, Trial
 
-WARM = 0.1
-"""Share of the steps, at the start, that step times leave out: buffers are made there, connections opened."""
 AVERAGED = 0.5
 """Spread, as a share of that without exchange, up to which replicas count as averaged."""
 
@@ -85,7 +83,7 @@ def read_outcome(trial: Trial, folder: Path, ran: Ran) -> Outcome:
     steps = min((len(part) for part in times), default=0)
     done = ending == "done"
     sent, startup = _traffic(trial, folder, ran, steps)
-    mean, p50, p99 = _step_times(times, trial.steps)
+    mean, p50, p99 = _step_times(times, trial.warm)
     drift = _drift(folder, trial) if done else ()
     return Outcome(
         ending=ending,
@@ -97,7 +95,7 @@ def read_outcome(trial: Trial, folder: Path, ran: Ran) -> Outcome:
         step_ms=mean,
         step_p50_ms=p50,
         step_p99_ms=p99,
-        cpu_ms=fmean(result["cpu"] / result["steps"] for result in results) * 1000 if done else None,
+        cpu_ms=fmean(result["cpu"] for result in results) * 1000 if done else None,
         peak_mb=max(result["peak"] for result in results) / 1e6 if done else None,
         spread=drift[-1] if drift else None,
         drift=drift,
@@ -132,9 +130,9 @@ def _traffic(trial: Trial, folder: Path, ran: Ran, steps: int) -> tuple[float | 
     return (ran.traffic.sent - before) / trial.workers / steps, before / trial.workers
 
 
-def _step_times(times: list[Times], wanted: int) -> tuple[float | None, float | None, float | None]:
+def _step_times(times: list[Times], warm: int) -> tuple[float | None, float | None, float | None]:
     """Return mean, median and 99th percentile, in ms, of the steps after the first ones; None if there are none."""
-    kept = [part[max(2, int(wanted * WARM)) :] for part in times]
+    kept = [part[warm:] for part in times]
     spans = np.concatenate([(part[:, 1] - part[:, 0]) * 1000 for part in kept] or [np.empty(0)])
     if not len(spans):
         return None, None, None

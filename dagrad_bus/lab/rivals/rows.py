@@ -23,8 +23,8 @@ class Accuracy:
 
     mean: float
     """Over workers and seeds."""
-    std: float
-    """Of the seeds' means."""
+    std: float | None
+    """Of the seeds' means; None with one seed."""
     worst: float
     """Of all workers of all seeds."""
     spread: float
@@ -129,7 +129,7 @@ def _accuracy(found: Sequence[Outcome]) -> Accuracy | None:
         return None
     means = [fmean(run) for run in runs]
     worst, spread = min(min(run) for run in runs), fmean(max(run) - min(run) for run in runs)
-    return Accuracy(fmean(means), pstdev(means), worst, spread)
+    return Accuracy(fmean(means), pstdev(means) if len(means) > 1 else None, worst, spread)
 
 
 def _step_share(one: Findings, reference: Findings | None) -> float | None:

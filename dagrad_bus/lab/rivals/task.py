@@ -102,10 +102,11 @@ class Course:
         pause = float(self.job["sleep"].get(str(self.rank), 0.0))
         every = max(1, self.total // SAMPLES)
         self._sample()
-        start = {"time": time.time(), "cpu": cpu_seconds(), "sent": sent_on_loopback()}
-        (self.folder / f"start.{self.rank}.json").write_text(json.dumps(start))
+        (self.folder / f"start.{self.rank}.json").write_text(json.dumps({"sent": sent_on_loopback()}))
+        warm, before = int(self.job["warm"]), cpu_seconds()
         with (self.folder / f"times.{self.rank}").open("wb", buffering=0) as times:
             for step in range(self.total):
+                before = cpu_seconds() if step == warm else before
                 self._began = time.monotonic()
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
@@ -118,7 +119,7 @@ class Course:
                     os.kill(os.getpid(), signal.SIGKILL)
                 if pause:
                     time.sleep(pause)
-        self._spent = cpu_seconds() - start["cpu"]
+        self._spent = (cpu_seconds() - before) / max(1, self.total - warm)
 
     def _gather(self) -> None:
         """Wait, for a bounded time, until all workers are ready to begin: nobody trains alone meanwhile."""
@@ -148,7 +149,13 @@ class Course:
         logits = self._model(self._eval[0])
         right = float((logits.argmax(dim=1) == self._eval[1]).double().mean())
         np.save(self.folder / f"samples.{self.rank}.npy", np.stack(self._samples))
-        found = {"accuracy": right, "cpu": self._spent, "peak": peak_bytes(), "steps": self.total, "notes": notes}
+        found: dict[str, Any] = {
+            "accuracy": right,
+            "cpu": self._spent,
+            "peak": peak_bytes(),
+            "steps": self.total,
+            "notes": notes,
+        }
         file = self.folder / f"worker.{self.rank}.json"
         scratch = file.with_suffix(".new")
         scratch.write_text(json.dumps(found))

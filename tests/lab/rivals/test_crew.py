@@ -72,12 +72,14 @@ def test_nothing_goes_on_after_the_end(tmp_path: Path) -> None:
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_workers_that_are_not_awaited(tmp_path: Path, idle: subprocess.Popen[bytes]) -> None:
     (tmp_path / "worker.1.json").write_text("{}")
     assert watch([idle], Watch(tmp_path, (1,), patience=5.0, limit=5.0)) == "done"
     assert watch([idle], Watch(tmp_path, (0, 1), patience=5.0, limit=0.1)) == "too slow"
 
 
+@pytest.mark.slow
 def test_a_crew_that_has_not_begun_is_not_frozen(tmp_path: Path, idle: subprocess.Popen[bytes]) -> None:
     task = Watch(tmp_path, (0,), patience=0.05, limit=0.3)
     assert task.last_step() is None

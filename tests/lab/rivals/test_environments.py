@@ -69,6 +69,7 @@ def test_this_package_is_measured_and_run_where_it_is(tmp_path: Path, calls: lis
     assert calls[2][-1].endswith("source")  # a copy: setuptools builds where the sources are
 
 
+@pytest.mark.slow
 def test_a_failure_is_one_line_with_the_last_words() -> None:
     with pytest.raises(UsageError, match=r"^peer will not install: no matching release$"):
         environments._call(["sh", "-c", "echo looking; echo no matching release >&2; exit 1"], "peer will not install")
@@ -78,6 +79,7 @@ def test_a_failure_is_one_line_with_the_last_words() -> None:
         environments._call(["no-such-program-here"], "no environment")
 
 
+@pytest.mark.slow
 def test_a_call_that_takes_too_long_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environments, "LIMIT", 0.05)
     with pytest.raises(UsageError, match="still busy"):

@@ -87,6 +87,7 @@ def test_a_pace_is_kept_and_a_straggler_sleeps(make_course: Callable[..., Course
     assert time.monotonic() - began >= 0.45
 
 
+@pytest.mark.slow
 def test_processes_below_count_too() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import sys; sum(range(10**7)); print(); sys.stdin.read()"],
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
