@@ -97,6 +97,36 @@ def _dirichlet(
     return [np.concatenate(part) for part in parts]
 
 
+def by_groups(groups: NDArray[np.integer], count: int, *, seed: int = 0) -> list[Indices]:
+    """Give each worker natural groups: whole ones where there are enough, else a part of one.
+
+    Args:
+        groups: integer[n], the group of each sample: who wrote it, where it was collected.
+        count: workers. Of G groups, worker w takes groups w, w + count, ... or, with more workers than groups, a random
+            part of group w % G.
+        seed: of the random parts.
+
+    Returns:
+        ``count`` arrays of rising sample numbers; none is empty, together they are the whole.
+
+    Raises:
+        UsageError: no worker, or a group smaller than the number of workers that share it.
+    """
+    if count < 1:
+        raise UsageError(f"{count} shards: needs 1 at least")
+    rng = np.random.default_rng([seed, 4])
+    names = np.unique(groups)
+    parts: list[list[Indices]] = [[] for _ in range(count)]
+    for number, name in enumerate(names):
+        members = rng.permutation(np.flatnonzero(groups == name))
+        takers = range(number, count, len(names)) if count > len(names) else [number % count]
+        if len(members) < len(takers):
+            raise UsageError(f"{len(takers)} workers share the {len(members)} samples of group {name}: too few")
+        for taker, piece in zip(takers, np.array_split(members, len(takers)), strict=True):
+            parts[taker].append(piece)
+    return [np.sort(np.concatenate(part)) for part in parts]
+
+
 def _without_empty(shards: list[Indices]) -> list[Indices]:
     """Give each empty shard one sample of the largest."""
     for number, shard in enumerate(shards):

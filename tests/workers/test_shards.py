@@ -121,3 +121,25 @@ def test_a_split_with_an_empty_part_is_refused(count: int) -> None:
 def test_batches_of_nothing_are_refused(samples: int, size: int) -> None:
     with pytest.raises(UsageError, match="needs at least 1 of each"):
         shards.Batches(np.arange(samples), size, 0, "local.0")
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"),
+    [
+        (1, [{0, 1, 2, 3, 4}]),
+        (2, [{0, 2, 4}, {1, 3}]),
+        (4, [{0, 4}, {1}, {2}, {3}]),
+        (7, [{0}, {1}, {2}, {3}, {4}, {0}, {1}]),
+    ],
+)
+def test_natural_groups_stay_whole_or_are_shared(count: int, wanted: list[set[int]]) -> None:
+    groups = np.repeat(np.arange(5), 6)
+    parts = shards.by_groups(groups, count, seed=3)
+    assert [set(groups[part].tolist()) for part in parts] == wanted
+    assert sorted(np.concatenate(parts).tolist()) == list(range(30))
+
+
+@pytest.mark.parametrize(("count", "wrong"), [(0, "needs 1 at least"), (9, "5 workers share the 2 samples")])
+def test_groups_that_cannot_be_shared_are_refused(count: int, wrong: str) -> None:
+    with pytest.raises(UsageError, match=wrong):
+        shards.by_groups(np.array([0, 0, 7, 7]), count)
