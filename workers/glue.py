@@ -141,6 +141,7 @@ def build_model(recipe: Recipe, classes: int, words: int) -> nn.Module:
         UsageError: pretrained weights that cannot be read, or are of another vocabulary.
     """
     bert = need("transformers")
+    bert.utils.logging.disable_progress_bar()  # each worker would draw its own
     with torch.random.fork_rng(devices=[]):  # the caller's stream of chance goes on as if nothing had been drawn
         torch.manual_seed(recipe.seed)
         if recipe.weights is None:

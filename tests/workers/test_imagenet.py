@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dagrad_bus.errors import UsageError
+from dagrad_bus.workers import imagenet, images
+from dagrad_bus.workers.imagenet import Recipe
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of generated images."""
+    folder = tmp_path_factory.mktemp("digits")
+    images.make_data(folder)
+    return folder
+
+
+class Zero(nn.Module):
+    """A model that is sure of class 0."""
+
+    def forward(self, pixels: Tensor) -> SimpleNamespace:
+        assert pixels.shape[1:] == (3, 32, 32)
+        return SimpleNamespace(logits=nn.functional.one_hot(torch.zeros(len(pixels), dtype=torch.int64), 10) * 9.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 0),
+        ("batch", 0),
+        ("lr", 0.0),
+        ("momentum", 1.0),
+        ("least_area", 1.0),
+        ("image_size", 8),
+        ("loaders", -1),
+    ],
+)
+def test_a_recipe_out_of_range_is_refused_by_name(field: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"{field} is {value}"):
+        Recipe(**{field: value})  # type: ignore[arg-type]  # the point of the test
+
+
+def test_a_size_brings_its_own_images_unless_told_otherwise() -> None:
+    assert (Recipe().side, Recipe().area) == (224, 0.08)
+    assert (Recipe(size="small").side, Recipe(size="small").area) == (32, 0.5)
+    assert (Recipe(image_size=64, least_area=0.2).side, Recipe(image_size=64, least_area=0.2).area) == (64, 0.2)
+
+
+def test_the_rate_falls_along_a_cosine_and_rests() -> None:
+    recipe = Recipe(steps=100, lr=0.2)
+    rates = [recipe.rate(step) for step in range(100)]
+    assert rates[0] == 0.2 and rates == sorted(rates, reverse=True)
+    assert [rate > 0 for rate in rates] == [True] * 85 + [False] * 15
+
+
+def test_the_optimizer_follows_the_recipe() -> None:
+    optimizer, follow = imagenet.build_optimizer(nn.Linear(1, 1), Recipe(steps=100, lr=0.2))
+    follow(90)
+    assert [(group["lr"], group["momentum"], group["weight_decay"]) for group in optimizer.param_groups] == [
+        (0, 0.9, 1e-4)
+    ]
+
+
+def test_evaluation_is_of_the_held_out_images(digits: Path) -> None:
+    recipe = Recipe(size="small", data_dir=digits)
+    judge = imagenet.Judge(recipe, images.load(digits, 0))
+    model = Zero().train()
+    found = judge.evaluate(model, 4)
+    assert model.training and found.step == 4 and len(judge.draws) == 360
+    assert found.accuracy == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_limited_evaluation_is_of_the_same_images_each_time(digits: Path) -> None:
+    found = images.load(digits, 0)
+    chosen = [imagenet.Judge(Recipe(size="small", eval_limit=50, seed=seed), found).draws for seed in (1, 1, 2)]
+    assert len(chosen[0]) == 50 and chosen[0] == chosen[1] != chosen[2]
+
+
+def test_the_flags_describe_a_recipe() -> None:
+    words = "--data-dir d --size small --image-size 48 --shards sorted --loaders 2 --report val --decay 0"
+    wanted = Recipe(
+        data_dir=Path("d"), size="small", image_size=48, shards="sorted", loaders=2, report="val", decay=0.0
+    )
+    assert imagenet.from_flags(imagenet.parse(words.split())) == wanted
+
+
+def test_a_known_error_is_one_line(one_thread: None, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert imagenet.main(["--data-dir", str(tmp_path)]) == 2
+    assert imagenet.main(["--lr", "0"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("error: no folder ") and lines[1:] == ["error: lr is 0.0: needs a rate over 0"]
+
+
+def test_images_are_made_by_a_flag(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert imagenet.main(["--make-data", str(tmp_path / "made")]) == 0
+    assert capsys.readouterr().out == f"wrote 1797 images to {tmp_path / 'made'}\n"
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert imagenet.main(["--make-data", str(tmp_path / "again")]) == 2
+    assert "pip install 'dagrad-bus[digits]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_sizes_are_what_they_claim() -> None:
+    with torch.device("meta"):
+        base = imagenet.build_model(Recipe(), 1000)
+    small = [imagenet.build_model(Recipe(size="small", seed=seed), 10) for seed in (1, 1, 2)]
+    assert [sum(p.numel() for p in model.parameters()) for model in (base, small[0])] == [25_557_032, 75_290]
+    flat = [nn.utils.parameters_to_vector(model.parameters()) for model in small]
+    assert torch.equal(flat[0], flat[1]) and not torch.equal(flat[0], flat[2])
+
+
+def _run(digits: Path, folder: Path, flags: str) -> dict[str, dict[str, float]]:
+    program = ["-m", "dagrad_bus.workers.imagenet", "--size", "small", "--data-dir", str(digits), *flags.split()]
+    options = ["--dir", str(folder), "--no-figures", "--progress", "none"]
+    command = [sys.executable, "-m", "dagrad_bus.tools.cli", "run", "-n", "2", *options, *program]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    summary: dict[str, dict[str, float]] = json.loads((folder / "summary.json").read_text())
+    assert summary["mixing"]["verdict"] == "mixed"
+    return summary
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)  # under a minute on two quiet cores
+def test_a_small_resnet_learns_from_jpeg_files(digits: Path, tmp_path: Path) -> None:
+    summary = _run(digits, tmp_path / "run", "--steps 120 --lr 0.1 --eval-every 120")
+    assert summary["accuracy"]["worst"] > 0.6  # chance is 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_loaders_read_the_images_while_the_bus_runs(digits: Path, tmp_path: Path) -> None:
+    _run(digits, tmp_path / "run", "--steps 6 --eval-every 6 --eval-limit 20 --loaders 1")
