@@ -30,7 +30,15 @@ def invoke(*words: str, out: Path) -> Result:
 def options(**changes: Any) -> dict[str, Any]:
     names = ("rules", "rates", "seeds", "tune_seeds", "steps", "pace", "extra")
     found: dict[str, Any] = dict.fromkeys(names)
-    found |= {"workload": "digits", "model": "", "workers": 8, "shards": "iid", "density": 0.01, "quick": False}
+    found |= {
+        "workload": "digits",
+        "model": "",
+        "workers": 8,
+        "shards": "iid",
+        "data_dir": "",
+        "density": 0.01,
+        "quick": False,
+    }
     return found | changes
 
 
@@ -88,6 +96,19 @@ def test_a_quick_look_is_short_and_not_judged() -> None:
 def test_words_that_are_no_values_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         make_request(options(**changes))
+
+
+def test_a_folder_of_data_is_handed_on_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    request = make_request(options(workload="spam", data_dir="mails", shards="groups", quick=True))
+    assert request.data_dir == str(tmp_path / "mails")
+    assert (request.model, request.rates) == ("small", (1e-3,))
+
+
+def test_a_workload_without_its_data_says_how_to_make_them() -> None:
+    ran = CliRunner().invoke(paper, ["--workload", "spam"])
+    assert isinstance(ran.exception, UsageError)
+    assert "--data-dir; python -m dagrad_bus.workers.glue --fetch DIR makes one" in str(ran.exception)
 
 
 def test_what_would_fail_in_the_first_run_is_refused_before_it() -> None:

@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args
 from dagrad_bus.errors import UsageError
 from dagrad_bus.lab.paper.workloads import Workload, find_workload
 from dagrad_bus.settings import RuleName
-from dagrad_bus.workers.shards import Kind
 
 Purpose = Literal["tune", "measure", "straggler", "alone"]
 
@@ -22,6 +21,8 @@ SERVERS = frozenset({"sync-ps", "async-ps"})
 """Rules with a server, worker 0: every worker needs a link to it."""
 SLEEP = 0.2
 """Seconds that the straggler sleeps each step."""
+EVALUATIONS = 5
+"""Evaluations of a run, at least; a speed is taken between the first and the last of them."""
 STRAGGLER_STEPS = 40
 """Steps of a run with a straggler, at most."""
 
@@ -40,7 +41,9 @@ class Cell:
     steps: int
     pace: float
     density: float
-    shards: Kind
+    shards: str
+    data_dir: str = ""
+    """Folder of the data, where the workload needs one."""
     extra: Mapping[str, str] = field(default_factory=dict[str, str])
     """Further settings: name without ``DAGRAD_`` to value."""
 
@@ -89,8 +92,10 @@ class Cell:
     def _flags(self, workload: Workload) -> list[str]:
         values: dict[str, object] = {
             "lr": self.lr, "seed": self.seed, "steps": self.steps, "batch": workload.batch, "shards": self.shards,
-            "pace": self.pace, "model": self.model, "eval_every": max(1, self.steps // 10),
+            "pace": self.pace, "model": self.model, "eval_every": max(1, self.steps // EVALUATIONS),
         }  # fmt: skip
+        if self.data_dir:
+            values["data_dir"] = self.data_dir
         if self.purpose == "tune":
             values["report"] = "val"
         if self.straggler is not None:
@@ -123,7 +128,8 @@ class Request:
     pace: float = -1.0
     """Seconds a step takes at least; below 0: the workload's."""
     density: float = 0.01
-    shards: Kind = "iid"
+    shards: str = "iid"
+    data_dir: str = ""
     extra: Mapping[str, str] = field(default_factory=dict[str, str])
     judged: bool = True
     """Whether the targets apply; not to a quick look."""
@@ -144,8 +150,17 @@ class Request:
             raise UsageError("seeds: needs at least one, from 0")
         if any(not 0 < rate < math.inf for rate in self.rates) or list(self.rates) != sorted(set(self.rates)):
             raise UsageError("rates: needs rising learning rates over 0")
+        self._check_data(workload)
         if not 0 < self.density <= 1:
             raise UsageError(f"density is {self.density}: needs a share in (0, 1]")
+
+    def _check_data(self, workload: Workload) -> None:
+        if self.shards not in workload.shards:
+            raise UsageError(f"{self.workload} has no shards {self.shards!r}: choose from {', '.join(workload.shards)}")
+        if workload.data and not self.data_dir:
+            raise UsageError(f"{self.workload} needs --data-dir; {workload.data} makes one")
+        if self.data_dir and not workload.data:
+            raise UsageError(f"{self.workload} needs no --data-dir")
 
     def filled(self) -> Request:
         """Return the same with the workload's own values where none are given."""
@@ -173,6 +188,7 @@ class Request:
             pace=self.pace,
             density=self.density,
             shards=self.shards,
+            data_dir=self.data_dir,
             extra=self.extra,
         )
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol
+from typing import Protocol, cast
 
 from dagrad_bus.lab.paper.cells import Cell
 from dagrad_bus.lab.paper.measuring import Measure
 from dagrad_bus.lab.paper.workloads import find_workload
 from dagrad_bus.settings import Settings, from_environment
+from dagrad_bus.workers.shards import Kind
 
 
 class Tuner(Protocol):
@@ -98,7 +99,7 @@ def train_virtually(cell: Cell) -> float:
         steps=cell.steps,
         batch=workload.batch,
         lr=cell.lr,
-        shards=cell.shards,
+        shards=cast(Kind, cell.shards),
         seed=cell.seed,
         report="val",
         exchange=settings.exchange,

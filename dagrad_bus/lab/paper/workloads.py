@@ -1,4 +1,8 @@
-"""What can be trained: a line a workload. A new one needs the flags of the digits program, under any names."""
+"""What can be trained: a line a workload.
+
+A new program needs the flags of the digits program, under any names, and must log its accuracy and say
+``step N ... accuracy A`` after each evaluation.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass, field
 from dagrad_bus.errors import UsageError
 
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in (
-    "lr", "seed", "steps", "batch", "shards", "report", "pace", "sleep", "eval_every", "model", "linger",
+    "lr", "seed", "steps", "batch", "shards", "report", "pace", "sleep", "eval_every", "model", "data_dir",
 )}  # fmt: skip
 """What the bench tells a program, and how the digits program calls it."""
 
@@ -33,6 +37,12 @@ class Workload:
     """What a throughput counts."""
     virtual: Mapping[str, str] = field(default_factory=dict[str, str])
     """Model: the task of :mod:`dagrad_bus.lab.task` that is the same; a model without one is tuned on processes."""
+    shards: tuple[str, ...] = ("iid", "dirichlet", "sorted")
+    """How its data can be spread over the workers."""
+    data: str = ""
+    """The command that makes its data in a folder; empty: it needs none."""
+    fixed: tuple[str, ...] = ()
+    """Words that its program always gets."""
     flags: Mapping[str, str] = field(default_factory=lambda: FLAGS)
 
     def words(self, values: Mapping[str, object]) -> list[str]:
@@ -44,7 +54,7 @@ class Workload:
         unknown = sorted(set(values) - set(self.flags))
         if unknown:
             raise UsageError(f"{self.module} has no flag for {', '.join(unknown)}")
-        return [word for name, value in values.items() for word in (self.flags[name], str(value))]
+        return [*self.fixed, *(word for name, value in values.items() for word in (self.flags[name], str(value)))]
 
 
 WORKLOADS: dict[str, Workload] = {
@@ -57,6 +67,30 @@ WORKLOADS: dict[str, Workload] = {
         rates=(0.02, 0.05, 0.1, 0.2),
         unit="images",
         virtual={"mlp": "digits-mlp", "conv": "digits-conv"},
+    ),
+    "spam": Workload(
+        module="dagrad_bus.workers.glue",
+        models=("small", "base"),
+        batch=16,
+        steps=150,
+        pace=0.5,
+        rates=(3e-4, 1e-3, 3e-3),
+        unit="mails",
+        shards=("iid", "dirichlet", "sorted", "groups"),
+        data="python -m dagrad_bus.workers.glue --fetch DIR",
+        fixed=("--task", "spam", "--length", "64", "--eval-limit", "500"),
+        flags=FLAGS | {"model": "--size"},
+    ),
+    "images": Workload(
+        module="dagrad_bus.workers.imagenet",
+        models=("small", "base"),
+        batch=32,
+        steps=100,
+        pace=0.35,
+        rates=(0.02, 0.05, 0.1, 0.2),
+        unit="images",
+        data="python -m dagrad_bus.workers.imagenet --make-data DIR",
+        flags=FLAGS | {"model": "--size"},
     ),
 }
 

@@ -38,6 +38,9 @@ def test_a_request_takes_what_is_missing_from_its_workload() -> None:
         ({"rates": (0.0, 0.05)}, "rising"),
         ({"density": 0.0}, "density"),
         ({"workload": "cats"}, "no workload"),
+        ({"shards": "groups"}, "no shards 'groups'"),
+        ({"data_dir": "here"}, "needs no --data-dir"),
+        ({"workload": "images"}, "imagenet --make-data DIR makes one"),
     ],
 )
 def test_a_request_out_of_range_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -61,6 +64,15 @@ def test_a_measured_run_is_launched_with_the_seed_and_the_rate(request_: Request
     assert program[program.index("--lr") + 1] == "0.1"
     assert "--report" not in program and "--sleep" not in program
     assert cell.environment() == {"DAGRAD_AGE_POWER": "0"}
+
+
+def test_a_workload_with_data_is_told_where_they_are() -> None:
+    request = Request(workload="spam", data_dir="mails", shards="groups").filled()
+    words = request.cell("measure", "state", 0.1, 3).program()
+    assert words[words.index("--data-dir") + 1] == "mails"
+    assert words[words.index("--size") + 1] == "small"
+    assert words[words.index("--shards") + 1] == "groups"
+    assert words[words.index("--task") + 1] == "spam"
 
 
 def test_rates_are_chosen_on_the_validation_part_only(request_: Request) -> None:
