@@ -29,6 +29,8 @@ class Running:
 
     folder: Path
     process: subprocess.Popen[str]
+    limit: float = RUN_LIMIT
+    """Seconds it may take."""
 
     def records(self) -> list[Record]:
         """Read the workers' journals."""
@@ -60,9 +62,9 @@ class Running:
     def wait_for_exit(self) -> None:
         """Wait for the launcher's end."""
         try:
-            self.process.wait(RUN_LIMIT)
+            self.process.wait(self.limit)
         except subprocess.TimeoutExpired:
-            raise RunFailed(f"still running after {RUN_LIMIT} s") from None
+            raise RunFailed(f"still running after {self.limit} s") from None
 
     def said(self) -> str:
         """Return the end of what the launcher printed."""
@@ -71,26 +73,34 @@ class Running:
 
 @contextmanager
 def launched(
-    workers: int, options: Mapping[str, object], words: Sequence[str], program: Sequence[object]
+    workers: int,
+    options: Mapping[str, object],
+    words: Sequence[str],
+    program: Sequence[object],
+    *,
+    module: str = "dagrad_bus.workers.digits",
+    limit: float = RUN_LIMIT,
 ) -> Generator[Running]:
-    """Start ``dagrad run`` with the digits program; on leaving it is stopped if it still runs.
+    """Start ``dagrad run`` with a training program; on leaving it is stopped if it still runs.
 
     Args:
         workers: how many.
         options: of ``dagrad run``, without the dashes.
         words: further words of it.
         program: flags of the training program.
+        module: the program.
+        limit: seconds the run may take.
     """
     with tempfile.TemporaryDirectory(prefix="dagrad-bench-") as scratch:
         folder = Path(scratch) / "run"
         folder.mkdir()
         given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         command = [sys.executable, "-m", "dagrad_bus.tools.cli", "run", "-n", str(workers), "--dir", str(folder)]
-        command += ["--no-figures", "--progress", "none", *given, *words, "-m", "dagrad_bus.workers.digits"]
+        command += ["--no-figures", "--progress", "none", *given, *words, "-m", module]
         command += [str(word) for word in program]
         with (folder / "launcher.log").open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, text=True, env=_environment())
-        running = Running(folder, process)
+        running = Running(folder, process, limit)
         try:
             yield running
         finally:

@@ -24,6 +24,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -43,6 +44,8 @@ SMALL = {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [1, 1], "laye
 SIDES: dict[Size, int] = {"base": 224, "small": 32}
 LEAST_AREAS: dict[Size, float] = {"base": 0.08, "small": 0.5}
 EVALUATED_AT_ONCE = 64
+PRELOAD = ["dagrad_bus.workers.imagenet", "PIL.Image", "PIL.JpegImagePlugin"]
+"""What loaders need: their server imports it once, before it forks them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +139,10 @@ def read_batches(loaders: int, drawn: images.Drawn, draws: Any) -> Iterator[Batc
         drawn: the images.
         draws: iterable of batches of draws.
     """
-    # Fresh interpreters: a fork would take the bus's sockets and locks along, without the thread that serves them.
-    context = "forkserver" if loaders else None
+    context = None
+    if loaders:  # never a fork of this process: it would take the bus's sockets and locks along, without its thread
+        context = get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
     loader: Any = DataLoader(
         cast("Any", drawn), batch_sampler=draws, num_workers=loaders, multiprocessing_context=context
     )
