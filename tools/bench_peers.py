@@ -105,7 +105,7 @@ def peers(systems: str, out: Path, venvs: Path, as_json: bool, **options: Any) -
 
     \b
     dagrad bench peers                                  # about 40 minutes on two quiet cores
-    dagrad bench peers --quick                          # a look, a few minutes
+    dagrad bench peers --quick                          # a look, about 8 minutes
     dagrad bench peers --quick --systems dagrad ddp     # these two, and the reference without exchange
 
     Stopped with Ctrl-C and called again, it goes on where it was. Results do not know when this package's code changed:

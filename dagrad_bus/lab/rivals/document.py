@@ -77,11 +77,12 @@ def tuning_lines(found: Sequence[Findings]) -> list[list[str]]:
 
 def describe(request: Request) -> str:
     """Return what was measured, in a paragraph."""
-    seeds = f"Seeds {', '.join(map(str, request.seeds))}; ± is the standard deviation over them"
+    seeds = f"Seeds {', '.join(map(str, request.seeds))}"
+    spread = "; ± is the standard deviation over them" if len(request.seeds) > 1 else ""
     return (
         f"Handwritten digits, MLP 64-512-512-10 of {PARAMETERS} parameters, {request.workers} workers, {request.steps} "
         f"steps of 32 samples, SGD with momentum 0.9, equal weights, shards and batches for all; a step computes for "
-        f"{request.pace * 1000:g} ms at least. {seeds if len(request.seeds) > 1 else f'Seed {request.seeds[0]}'}. {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}, "
+        f"{request.pace * 1000:g} ms at least. {seeds}{spread}. {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}, "
         f"torch {version('torch')}."
     )
 
