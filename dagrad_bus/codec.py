@@ -22,6 +22,8 @@ BLOSC2_ZSTD 1, byte shuffle   0.71 /  91 /  36    0.81 / 111 /  45    0.70 / 125
 Turned down: zlib 1 with matches (0.78, 0.86, 0.72; slower), zstd 3 and above (3 to 90 times the time). Hence
 ``_PREFERENCE``: up to 64 KiB zlib, the smallest; above zstd, 4 % more in a third of the time; only if 5 % smaller.
 
+Over 400 lines because the sizes of index, scales and values are checked against one another, on the way out and in.
+
 blosc2 is not safe on hostile bytes (c-blosc2 #801, #738): allow it on authenticated links only. A chunk is handed to
 it only if its header is one that :func:`encode` could have written.
 """
@@ -39,6 +41,8 @@ from numpy.typing import NDArray
 
 from dagrad_bus.errors import LimitExceeded, MalformedFrame, NotFinite, UsageError
 
+SCALED_ELEMENTS = 64
+"""Elements that one scale of INT8 serves, at least."""
 MAX_RAW = 64 << 20
 """Bytes of a payload before the codec, at most; and at most so many times the bytes that came:"""
 MAX_RATIO = 64
@@ -58,7 +62,7 @@ class Value(IntEnum):
     F16 = 1
     BF16 = 2
     INT8 = 3
-    """With one float32 scale a block."""
+    """With one float32 scale for each :func:`scale_group` of blocks."""
     I64 = 4
     """Integer buffers; the receiver takes the maximum."""
 
@@ -123,8 +127,9 @@ def to_wire(values: NDArray[np.generic], value: Value) -> tuple[NDArray[np.gener
         value: the wire type.
 
     Returns:
-        float32, uint16 (F16, BF16), int8 or int64 [n, B], and float32[n] scales for INT8, else None. F32 and BF16 keep
-        inf and nan as such; the receiver refuses them.
+        float32, uint16 (F16, BF16), int8 or int64 [n, B], and for INT8 float32 scales, one a group of
+        :func:`scale_group` consecutive blocks, else None. F32 and BF16 keep inf and nan as such; the receiver refuses
+        them.
 
     Raises:
         UsageError: a value is outside the range of F16 (see :func:`fits_f16`), or not finite for F16 or INT8.
@@ -150,14 +155,37 @@ def _to_bf16(values: NDArray[np.float32]) -> NDArray[np.generic]:
     return rounded
 
 
+def scale_group(block: int) -> int:
+    """Return how many consecutive blocks of a frame share one scale of INT8: those of 64 elements, at least one block.
+
+    Small blocks would else carry more scale than value. What stands beside one another in a frame lies near in the
+    model, in one layer mostly, so their magnitudes are alike: measured without loss down to single elements.
+    """
+    return max(1, SCALED_ELEMENTS // block)
+
+
+def scale_count(count: int, block: int) -> int:
+    """Return how many scales ``count`` blocks of INT8 carry."""
+    return -(-count // scale_group(block))
+
+
 def _to_int8(values: NDArray[np.float32]) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
-    peak = np.abs(values).max(axis=1, initial=0)
+    if not len(values):
+        return values.astype(np.int8), np.empty(0, np.float32)
+    group = scale_group(values.shape[1])
+    peak = np.maximum.reduceat(np.abs(values).max(axis=1), np.arange(0, len(values), group))
     if not np.isfinite(peak).all():
         raise UsageError("int8 needs finite values")
     scales = np.minimum(peak / np.float32(127), _MAX_SCALE)
+    spread = _spread(scales, len(values), group)
     steps = np.zeros_like(values)
-    np.divide(values, scales[:, None], out=steps, where=scales[:, None] > 0)
+    np.divide(values, spread, out=steps, where=spread > 0)
     return np.clip(np.rint(steps), -127, 127).astype(np.int8), scales
+
+
+def _spread(scales: NDArray[np.float32], count: int, group: int) -> NDArray[np.float32]:
+    """Return the scale of each of ``count`` blocks, float32[count, 1]."""
+    return np.repeat(scales, group)[:count, None]
 
 
 def from_wire(
@@ -180,7 +208,8 @@ def from_wire(
         elif value is Value.BF16:
             exact = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
         else:
-            exact = values.astype(np.float32) * cast("NDArray[np.float32]", scales)[:, None]
+            known = cast("NDArray[np.float32]", scales)
+            exact = values.astype(np.float32) * _spread(known, len(values), scale_group(values.shape[1]))
     if not np.isfinite(exact).all():
         raise NotFinite(f"{value.name} values are not all finite")
     return exact
@@ -267,7 +296,7 @@ def encode(
     Args:
         indices: int64[n], n from 1, strictly rising in [0, ``total``).
         values: [n, B] as returned by :func:`to_wire`.
-        scales: the same; float32[n] for int8, else None.
+        scales: the same; float32[:func:`scale_count`] for int8, else None.
         total: number of blocks, below 2**32.
         allow: codecs that the receivers take; RAW is always allowed.
 
@@ -276,6 +305,8 @@ def encode(
     """
     if len(values) != len(indices) or (scales is not None) != (values.dtype == np.int8):
         raise UsageError(f"{len(indices)} indices, values {values.shape} of {values.dtype}: only int8 has scales")
+    if scales is not None and len(scales) != scale_count(len(values), values.shape[1]):
+        raise UsageError(f"{len(scales)} scales for values {values.shape}")
     index, coded = _encode_index(indices, total)
     head = coded if scales is None else coded + scales.astype("<f4", copy=False).tobytes()
     raw_size = len(head) + values.nbytes
@@ -320,7 +351,8 @@ def decode(
 
     Returns:
         int64[count] indices, strictly rising in [0, ``total``); values [count, B] in wire form, perhaps a read-only
-        view of ``data`` (:func:`from_wire` makes finite float32 of them); float32[count] scales for INT8, else None.
+        view of ``data`` (:func:`from_wire` makes finite float32 of them); float32[:func:`scale_count`] scales for INT8, else
+        None.
 
     Raises:
         LimitExceeded: ``raw_size`` over 64 MiB or 64 times ``data``.
@@ -331,7 +363,7 @@ def decode(
     _require(1 <= count <= total and block >= 1, "number of blocks", count)
     dtype = _DTYPE[value]
     value_bytes = count * block * dtype.itemsize
-    scale_bytes = 4 * count if value is Value.INT8 else 0
+    scale_bytes = 4 * scale_count(count, block) if value is Value.INT8 else 0
     index_bytes = raw_size - value_bytes - scale_bytes
     _require(index_bytes >= 1, "raw size", raw_size)
     head, body = _decompress(memoryview(data), codec, index_bytes + scale_bytes, value_bytes, dtype)

@@ -51,7 +51,7 @@ class Selection:
 
     ``indices``: int64[n], strictly rising block numbers. ``values``: float32[n, B] decoded, or the wire form
     (uint16[n, B] for f16 and bf16, int8[n, B], float32[n, B], int64[n, B]) where a frame is on its way out.
-    ``scales``: float32[n] for int8, else None.
+    ``scales``: float32 for int8, one for each ``codec.scale_group`` of blocks, else None.
     """
 
     indices: NDArray[np.int64]

@@ -14,7 +14,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from dagrad_bus.codec import MAX_RAW, Codec, Index, Payload, Value, decode, encode, fits_f16, from_wire, to_wire
+from dagrad_bus.codec import (
+    MAX_RAW,
+    Codec,
+    Index,
+    Payload,
+    Value,
+    decode,
+    encode,
+    fits_f16,
+    from_wire,
+    scale_count,
+    scale_group,
+    to_wire,
+)
 from dagrad_bus.errors import LimitExceeded, MalformedFrame, RemoteError, UsageError
 
 FILE = Path(__file__).parent / "vectors" / "wire-v1.json"
@@ -40,10 +53,21 @@ def unpack(
 )
 def test_a_value_comes_back_within_the_precision_of_its_type(values: NDArray[np.float32], value: Value) -> None:
     back = from_wire(*to_wire(values, value), value)
-    peak = np.abs(values).max(axis=1, keepdims=True)
+    group = scale_group(values.shape[1])
+    peaks = [np.abs(values[at : at + group]).max() for at in range(0, len(values), group)]
+    peak = np.repeat(peaks, group)[: len(values), None]
     bound = {Value.F32: 0 * peak, Value.F16: np.abs(values) / 2048 + 2.0**-25, Value.BF16: np.abs(values) / 256}
     assert (np.abs(back - values) <= bound.get(value, peak / 254 * 1.001) + 1e-37).all()
     assert back.dtype == np.float32 and back.flags.writeable and not np.shares_memory(back, values)
+
+
+@pytest.mark.parametrize(("block", "count", "scales"), [(1, 64, 1), (1, 65, 2), (8, 17, 3), (64, 3, 3), (256, 2, 2)])
+def test_one_scale_of_int8_serves_64_elements_or_a_block(block: int, count: int, scales: int) -> None:
+    coded, found = to_wire(np.ones((count, block), np.float32), Value.INT8)
+    assert found is not None
+    assert len(found) == scale_count(count, block) == scales
+    with pytest.raises(UsageError, match="scales for values"):
+        encode(np.arange(count), coded, found[:-1], total=count, allow=set())
 
 
 @given(st.integers(0, (1 << 32) - 1))

@@ -17,6 +17,8 @@ from dagrad_bus.attach.replica import Replica
 from dagrad_bus.attach.rules import KINDS
 from dagrad_bus.codec import Value, from_wire
 from dagrad_bus.errors import UsageError
+from dagrad_bus.events import PeerNews
+from dagrad_bus.ids import Step
 from dagrad_bus.settings import ExchangeSettings, Settings
 from dagrad_bus.wire import Kind
 
@@ -32,7 +34,7 @@ def decoded(values: Any, rng: np.random.Generator) -> Any:
 
 def test_rounding_is_unbiased_and_no_wilder_than_promised() -> None:
     rng = np.random.default_rng(3)
-    values = rng.standard_normal((6, 16)).astype(np.float32) * np.array([[1e-3], [1], [50], [0], [1], [1]], np.float32)
+    values = rng.standard_normal((6, 64)).astype(np.float32) * np.array([[1e-3], [1], [50], [0], [1], [1]], np.float32)
     values[4] = 0.7  # all the largest
     values[5, 1:] *= 1e-4  # far below one level
     draws = np.stack([decoded(values, rng) for _ in range(DRAWS)]).astype(np.float64)
@@ -40,12 +42,12 @@ def test_rounding_is_unbiased_and_no_wilder_than_promised() -> None:
     error = draws - values
     assert (np.abs(error.mean(0)) <= 5 * 0.5 * scale / np.sqrt(DRAWS) + 1e-6 * scale).all()
     assert (np.abs(error) <= scale * 1.001).all()
-    assert ((error**2).sum(2).mean(0) <= 16 / 4 * scale[:, 0] ** 2 * 1.001).all()
+    assert ((error**2).sum(2).mean(0) <= 64 / 4 * scale[:, 0] ** 2 * 1.001).all()
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-45, 1e-38, 3e38])
 def test_values_at_the_ends_of_float32_stay_finite(size: float) -> None:
-    values = np.full((2, 8), size, np.float32) * np.array([1, -1] * 4, np.float32)
+    values = np.full((2, 64), size, np.float32) * np.array([1, -1] * 32, np.float32)
     assert np.isfinite(np.asarray(decoded(values, np.random.default_rng(0)))).all()
 
 
@@ -115,6 +117,7 @@ def test_replicas_come_together_and_workers_round_independently(connected: Ports
         optimizers.append(torch.optim.SGD(model.parameters(), lr=0.0))
         settings = Settings(name=f"w{at}", exchange=ExchangeSettings(rule="gossip-qsgd", seed=4))
         attach(model, optimizers[-1], port, settings=settings, clock=port.clock)
+        port.news = {other.me: PeerNews(Step(1), 1.0) for other in port.peers}
     for _ in range(60):
         for optimizer in optimizers:
             optimizer.step()
@@ -125,5 +128,5 @@ def test_replicas_come_together_and_workers_round_independently(connected: Ports
 
 
 def test_a_scale_for_each_element_is_refused(connected: Ports) -> None:
-    with pytest.raises(UsageError, match="set block to 8 or more"):
-        rule_of(connected(2)[0], 100, block=4)
+    with pytest.raises(UsageError, match="set block to 64 or more"):
+        rule_of(connected(2)[0], 100, block=32)

@@ -16,7 +16,7 @@ import numpy as np
 
 from dagrad_bus.blocks import choose_block, frame_budget
 from dagrad_bus.bus.framing import allowed
-from dagrad_bus.codec import Codec, Index, Value, encode, to_wire
+from dagrad_bus.codec import Codec, Index, Value, encode, scale_count, to_wire
 from dagrad_bus.ids import EdgeId, NodeId, Step, derive_node_id
 from dagrad_bus.messages import CHUNK, Ack, AckInfo, Data, DataHead, Heartbeat
 from dagrad_bus.settings import ExchangeSettings, Settings
@@ -95,7 +95,7 @@ def plan_frame(elements: int, settings: ExchangeSettings, *, codec: str = "auto"
         refresh=min(stripe, count),
         value_bytes=raw,
         index_bytes=expected_index(count, blocks),
-        scale_bytes=_SCALE * count if settings.wire == "int8" else 0,
+        scale_bytes=_SCALE * scale_count(count, block) if settings.wire == "int8" else 0,
         compressed=compressed,
         header_bytes=_header(first=True) + (chunks - 1) * _header(first=False),
     )
