@@ -180,9 +180,9 @@ class Classifier:
 
     def logits(self, model: nn.Module, numbers: shards.Indices) -> tuple[Tensor, Tensor]:
         """Return logits, float32[n, classes], and labels, int64[n], of some texts."""
-        firsts = [self.corpus.firsts[number] for number in numbers]
-        seconds = self.corpus.seconds
-        inputs = self.words.encode(firsts, [seconds[number] for number in numbers] if seconds is not None else None)
+        chosen: list[int] = numbers.tolist()
+        firsts, seconds = [self.corpus.firsts[number] for number in chosen], self.corpus.seconds
+        inputs = self.words.encode(firsts, [seconds[number] for number in chosen] if seconds is not None else None)
         return cast("Tensor", model(**inputs).logits), torch.from_numpy(self.corpus.labels[numbers])
 
     @torch.no_grad()

@@ -248,7 +248,7 @@ def make_data(folder: Path, seed: int = 0) -> int:
     except ImportError:
         raise UsageError("the digits come with scikit-learn: pip install 'dagrad-bus[digits]'") from None
     pillow = need("PIL.Image")
-    found = load_digits()
+    found = cast("Any", load_digits())
     pixels, labels = cast("NDArray[np.float64]", found.images), cast("NDArray[np.int64]", found.target)
     _, val = shards.split(labels, GENERATED_VAL, seed)
     held = set(val.tolist())

@@ -148,7 +148,12 @@ def test_the_hub_is_asked_where_there_is_no_folder(monkeypatch: pytest.MonkeyPat
             return super().__getitem__(str(key))
 
     library = ModuleType("datasets")
-    library.__dict__["load_dataset"] = lambda name: {"train": Part(label=[0, 2]), "validation": Part(label=[1])}
+
+    def load_dataset(name: str) -> dict[str, Part]:
+        assert name == images.HUB
+        return {"train": Part(label=[0, 2]), "validation": Part(label=[1])}
+
+    library.__dict__["load_dataset"] = load_dataset
     monkeypatch.setitem(sys.modules, "datasets", library)
     found = images.load(None, 0)
     assert (found.classes, found.labels.tolist(), found.held.tolist()) == (3, [0, 2, 1], [2])
