@@ -98,6 +98,8 @@ class Exchange:
 
     spared: frozenset[NodeId] = frozenset()
     """Peers that :meth:`plan` leaves alone: their link is wanted for something else."""
+    settled: bool = True
+    """False for a moment, while it is not known yet whether this worker comes so late that its replica will be replaced."""
     ready: frozenset[NodeId] = frozenset()
     """Peers whose link takes a frame now, as :meth:`take` found it; :meth:`post` crosses them off."""
 

@@ -103,6 +103,8 @@ class PairRule:
         self._replica.refresh()
         self._number = max(step, self._number + 1)  # a restored worker counts anew; its vectors must not look repeated
         self._take()
+        if not self._exchange.settled:
+            return
         if self._heard:
             # Answers first: who has its half back averages; swapping halves in lockstep, three workers never met.
             for heard in sorted(self._heard, key=lambda heard: heard[1] is Kind.STATE):

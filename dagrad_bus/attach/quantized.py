@@ -35,8 +35,8 @@ from dagrad_bus.wire import Kind
 
 LEVELS = 127
 """Levels on each side of zero: what int8 holds."""
-LEAST_BLOCK = 8
-"""Elements a scale must serve at least, or the scales weigh more than half of the levels."""
+LEAST_BLOCK = 64
+"""Elements a bucket: the wire's int8 has no more than one scale for so many."""
 BLOCK_BYTES = 16
 """Bytes a block beside its levels that a frame may need, at most: scale and block number."""
 
@@ -79,7 +79,7 @@ class QuantizedRule:
     def __init__(self, replica: Replica, exchange: Exchange, who: str = "") -> None:
         layout = replica.layout
         if layout.block < LEAST_BLOCK:
-            raise UsageError(f"rule gossip-qsgd has one scale a block: set block to {LEAST_BLOCK} or more (0: 64)")
+            raise UsageError(f"rule gossip-qsgd has one scale a block: set block to {LEAST_BLOCK} or more")
         self._replica = replica
         self._exchange = exchange
         self._rng = np.random.default_rng([exchange.settings.seed, crc32c(who.encode())])
@@ -96,7 +96,7 @@ class QuantizedRule:
         self.absorb(step)
         settings = self._exchange.settings
         ready = sorted(self._exchange.ready)
-        if ready and step % settings.interval == 0:
+        if ready and self._exchange.settled and step % settings.interval == 0:
             chosen = self._rng.choice(len(ready), size=min(settings.fanout or 1, len(ready)), replace=False)
             self._publish(tuple(ready[int(i)] for i in np.sort(chosen)), step)
 

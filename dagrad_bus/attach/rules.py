@@ -120,7 +120,7 @@ SUMMED: frozenset[RuleName] = frozenset({"async-ps"})
 """Rules whose workers owe increments. State is copied, but never mixed after a partition: the difference would be owed."""
 
 DENSE: frozenset[RuleName] = frozenset({"gossip-dense", "gossip-qsgd"})
-"""Rules whose frames hold all blocks: single elements would cost, and with a scale each make no sense."""
+"""Rules whose frames hold all blocks: single elements would cost time, and a scale each make no sense."""
 
 
 def block_of(settings: ExchangeSettings) -> int:

@@ -44,6 +44,8 @@ RECENT = 120.0
 """Seconds for which that is remembered."""
 SETTLE = 2.0
 """Seconds after re-entering the membership before the neighbours' news are trusted to be new."""
+UNSETTLED = 1.5
+"""Seconds with a link in which whole replicas are not sent while it is unknown whether the own one is too old."""
 HEAL_WAIT = 60.0
 """Seconds for which a healed peer may be without a link before it is passed over."""
 UNFIT_MS = 10_000
@@ -91,6 +93,7 @@ class Transfer:
         self._stood_still = -np.inf
         self._gap: GapWatch | None = GapWatch(0, self._seen_at)
         self._behind: bool | None = None
+        self._linked_at = np.inf
         self._copy: SweepIn | None = None
         self._ahead = 0
         """Steps that a donor must have done."""
@@ -110,7 +113,7 @@ class Transfer:
 
     def restart(self, step: int) -> None:
         """Begin at ``step``: a checkpoint was restored, and the others may have gone on without it."""
-        self._gap, self.caught_up = GapWatch(step, self._clock()), 0
+        self._gap, self.caught_up, self._linked_at = GapWatch(step, self._clock()), 0, np.inf
 
     # Looking at the port -----------------------------------------------------------------------------------------
 
@@ -131,9 +134,14 @@ class Transfer:
         # Every other frame of a link is an ordinary one.
         ready = {link.peer for link in view.links if link.ready}
         self._exchange.spared = frozenset(ready.intersection(self._out.waiting())) - self._exchange.spared
+        self._exchange.settled = True
         if self._gap is not None and self._copy is None:
             links = [link.peer for link in view.links]
             self._behind = self._gap.decide(self._news, links, now)
+            self._linked_at = min(self._linked_at, now) if links else np.inf
+            self._exchange.settled = self._behind is False or (
+                self._behind is None and now - self._linked_at > UNSETTLED
+            )
             if self._behind:  # what is about to be replaced is not published
                 self._exchange.spared = frozenset(links)
 

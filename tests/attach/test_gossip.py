@@ -17,8 +17,9 @@ from dagrad_bus.attach.gossip import PairRule
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.attach.rules import KINDS
 from dagrad_bus.codec import Value
-from dagrad_bus.events import MemberEvent
-from dagrad_bus.settings import ExchangeSettings, Settings
+from dagrad_bus.events import MemberEvent, PeerNews
+from dagrad_bus.ids import Step
+from dagrad_bus.settings import ExchangeSettings, RuleName, Settings
 from dagrad_bus.wire import Kind
 
 Ports = Callable[[int], list[Any]]
@@ -213,6 +214,24 @@ def test_values_that_are_not_finite_are_not_sent(connected: Ports) -> None:
     assert {frame.kind for frame in workers[0].port.published} == {Kind.GRADIENT}
 
 
+@pytest.mark.parametrize("heard", [True, False])
+@pytest.mark.parametrize("rule", ["gossip-dense", "gossip-qsgd"])
+def test_whoever_may_be_far_behind_sends_no_replica_for_a_moment(connected: Ports, rule: RuleName, heard: bool) -> None:
+    ports = connected(3)
+    model = nn.Linear(30, 9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    settings = Settings(exchange=ExchangeSettings(rule=rule))
+    attach(model, optimizer, ports[0], settings=settings, clock=ports[0].clock)
+    optimizer.step()
+    assert not ports[0].published  # nobody has been heard yet
+    if heard:
+        ports[0].news = {port.me: PeerNews(Step(9), 100.0) for port in ports[1:]}
+    else:
+        ports[0].now += 2.0
+    optimizer.step()
+    assert len(ports[0].published) == 1
+
+
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-6), (torch.float64, 1e-6), (torch.bfloat16, 5e-3)])
 def test_attached_models_of_any_dtype_meet(connected: Ports, dtype: torch.dtype, near: float) -> None:
     ports = connected(3)
@@ -222,6 +241,7 @@ def test_attached_models_of_any_dtype_meet(connected: Ports, dtype: torch.dtype,
         optimizers.append(torch.optim.SGD(model.parameters(), lr=0.0))
         settings = Settings(name=port.me.hex()[:8], exchange=ExchangeSettings(rule="gossip-dense"))
         attach(model, optimizers[-1], port, settings=settings, clock=port.clock)
+        port.news = {other.me: PeerNews(Step(1), 1.0) for other in port.peers}
     mean = torch.stack([model.weight.detach().double() for model in models]).mean(0)
     for _ in range(60):
         for optimizer in optimizers:
