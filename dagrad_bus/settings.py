@@ -53,7 +53,7 @@ class ExchangeSettings:
     """How they are drawn: ``random``; ``complementary`` prefers peers that train unlike us, ``similar`` like us."""
     explore: int = 0
     """Members beyond the neighbours to hold a link with, chosen likewise and anew every minute; 0 to 2."""
-    w0: float = 0.65
+    w0: float = 0.85
     """Weight of one version of typical age against the own value, in (0, 1): q = w0 / (1 - w0)."""
     tau: float = 0.0
     """Age in local steps up to which a version counts fully; 0 tunes it to the median age observed."""

@@ -18,7 +18,7 @@ EXCHANGE = (
     ("fanout", "N", "Neighbours that get each frame; 0 means all.  [0]"),
     ("choice", "random|complementary|similar", "How they are drawn: by chance, or by how peers move.  [random]"),
     ("explore", "N", "Members beyond the neighbours to hold a link with, 0 to 2.  [0]"),
-    ("w0", "WEIGHT", "Weight of one fresh version against the own value, (0, 1).  [0.65]"),
+    ("w0", "WEIGHT", "Weight of one fresh version against the own value, (0, 1).  [0.85]"),
     ("tau", "STEPS", "Age up to which a version counts fully; 0 tunes it.  [0]"),
     ("age-power", "P", "Beyond tau the weight falls as (tau / age)^P; 0 is off.  [1]"),
     ("clip", "X", "A frame moves values by at most X times their own norm.  [2]"),

@@ -58,7 +58,7 @@ class _Parts:
         chosen = settings.exchange
         self.replica = replica
         rule, kinds, largest = chosen.rule, KINDS[chosen.rule], settings.link.max_frame
-        self.exchange = Exchange(replica.layout, chosen, port, kinds, clock, largest)
+        self.exchange = Exchange(replica.layout, chosen, port, kinds, clock, largest, settings.name)
         role = role_of(settings) if rule in SERVED else None
         self.rule: Rule = make_rule(rule, replica, self.exchange, role, settings.name)
         self.transfer: Transfer | None = None

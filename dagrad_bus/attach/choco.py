@@ -46,21 +46,25 @@ PREFIX = "copy."
 """Of the copies' names in a checkpoint; the peer's id in hexadecimal follows."""
 
 
-def consensus_step(w0: float, density: float) -> float:
+STEP = 0.65
+"""gamma at full density; docs/algorithm.md has what was measured beside it."""
+
+
+def consensus_step(density: float) -> float:
     """Return gamma, the share of the way to the neighbours' copies that a worker goes at each step."""
-    return w0 * math.sqrt(density)
+    return STEP * math.sqrt(density)
 
 
 class ChocoRule:
     """Sends the largest part of what is not public yet, and moves toward the neighbours' public copies.
 
-    gamma is ``w0`` times the square root of ``density``: see docs/algorithm.md for what it costs to be off.
+    gamma is 0.65 times the square root of ``density``: see docs/algorithm.md for what it costs to be off.
     Frames go to all neighbours (``fanout`` plays no part, nor do ages). Integer buffers stay each worker's own.
 
     Args:
         replica: read and moved.
         exchange: plans and ships.
-        gamma: the consensus step; None takes it from the settings.
+        gamma: the consensus step; None takes it from the density.
     """
 
     needs_gradient = False
@@ -71,7 +75,7 @@ class ChocoRule:
         self._replica = replica
         self._exchange = exchange
         self._block = layout.block
-        self._gamma = consensus_step(settings.w0, settings.density) if gamma is None else gamma
+        self._gamma = consensus_step(settings.density) if gamma is None else gamma
         self._own = replica.flat.clone()
         self._first: Tensor | None = replica.flat.clone()
         """The values that all replicas began with, as long as copies may begin with them."""

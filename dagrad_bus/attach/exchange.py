@@ -20,6 +20,7 @@ from dagrad_bus.affinity import Affinity
 from dagrad_bus.attach.port import Port
 from dagrad_bus.blocks import Layout, Stripe, frame_budget
 from dagrad_bus.book import Book
+from dagrad_bus.checksum import crc32c
 from dagrad_bus.codec import Value, fits_f16, from_wire, to_wire
 from dagrad_bus.events import NO_NEWS, Arrival, LinkState, MemberEvent, Outcome, Outgoing, Selection, View
 from dagrad_bus.ids import JobId, NodeId, Step
@@ -94,6 +95,7 @@ class Exchange:
         kinds: frame kinds that the rule mixes; others are dropped and counted.
         clock: monotonic seconds.
         max_frame: bytes of a payload at most.
+        who: this worker's name, part of the seed.
     """
 
     spared: frozenset[NodeId] = frozenset()
@@ -111,6 +113,7 @@ class Exchange:
         kinds: frozenset[Kind],
         clock: Callable[[], float],
         max_frame: int = 8 << 20,
+        who: str = "",
     ) -> None:
         self.settings = settings
         self.metrics = port.metrics
@@ -123,7 +126,7 @@ class Exchange:
         self._book = Book(layout.blocks)
         self._ages = AgeTracker(settings.tau)
         self._steps = StepClock()
-        self._rng = np.random.default_rng([settings.seed, int.from_bytes(layout.digest, "little")])
+        self._rng = np.random.default_rng([settings.seed, int.from_bytes(layout.digest, "little"), crc32c(who.encode())])
         self.affinity = Affinity()
         self._choice = make_choice(settings.choice, self.affinity, self._rng)
         self._explorer = Explorer(self._choice, settings.explore)

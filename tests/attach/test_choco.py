@@ -76,7 +76,7 @@ def test_workers_do_what_a_simulation_of_the_algorithm_does(connected: Ports, sh
     joined = [[ports.index(peer) for peer in port.peers] for port in ports]
     x = np.stack([worker.values for worker in workers])
     public = x.copy()
-    gamma, count = np.float32(consensus_step(0.65, density)), round(density * 50)
+    gamma, count = np.float32(consensus_step(density)), round(density * 50)
     for _ in range(60):
         for i, worker in enumerate(workers):
             worker.turn()
@@ -159,7 +159,7 @@ def test_frames_go_to_all_neighbours_and_the_step_is_scaled_by_the_density(conne
     replica.flat += torch.randn(40)
     rule.after_step(1)
     assert len(ports[0].published[0].links) == 3 and len(ports[0].published[0].selection.indices) == 4
-    assert consensus_step(0.65, 1.0) == 0.65 and consensus_step(0.5, 0.01) == pytest.approx(0.05)
+    assert consensus_step(1.0) == 0.65 and consensus_step(0.01) == pytest.approx(0.065)
 
 
 def test_nothing_is_believed_of_a_peer_that_began_anew_or_came_late(connected: Ports) -> None:
