@@ -126,7 +126,9 @@ class Exchange:
         self._book = Book(layout.blocks)
         self._ages = AgeTracker(settings.tau)
         self._steps = StepClock()
-        self._rng = np.random.default_rng([settings.seed, int.from_bytes(layout.digest, "little"), crc32c(who.encode())])
+        self._rng = np.random.default_rng(
+            [settings.seed, int.from_bytes(layout.digest, "little"), crc32c(who.encode())]
+        )
         self.affinity = Affinity()
         self._choice = make_choice(settings.choice, self.affinity, self._rng)
         self._explorer = Explorer(self._choice, settings.explore)
