@@ -160,6 +160,14 @@ class MemoryPort:
     def explore(self, peers: tuple[NodeId, ...]) -> None:
         """Do nothing."""
 
+    def members(self) -> Mapping[str, str]:
+        """Return nobody: neighbours are all that matters here."""
+        return {}
+
+    def rewire(self, spec: TopologySpec) -> bool:
+        """Take nothing."""
+        return False
+
     def note_step(self, step: int, rate: float) -> None:
         """Do nothing."""
 

@@ -92,7 +92,7 @@ class _Flight:
     """One frame on its way to one peer."""
 
     outgoing: Outgoing
-    values: NDArray[np.float32]
+    values: NDArray[np.generic]
     size: int
     generation: int
 
