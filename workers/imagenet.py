@@ -13,8 +13,9 @@ size       layers                                        parameters
 ``small``  two basic blocks of 32 and 64, 32 x 32        75 290 (10 classes)
 =========  ============================================  ==========================
 
-SGD with momentum, label smoothing, and a cosine rate that is 0 from 85 % of the steps on: the rest only mixes.
-Source: He et al., Deep Residual Learning, arXiv:1512.03385; Goyal et al., arXiv:1706.02677, for the recipe.
+SGD with momentum and label smoothing. The rate climbs in a line, then falls along a cosine to 0 at 85 % of the steps: the
+rest only mixes. Source: He et al., Deep Residual Learning, arXiv:1512.03385; Goyal et al., arXiv:1706.02677, and He et al.,
+Bag of Tricks, arXiv:1812.01187, for the recipe.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ SMALL = {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [1, 1], "laye
 SIDES: dict[Size, int] = {"base": 224, "small": 32}
 LEAST_AREAS: dict[Size, float] = {"base": 0.08, "small": 0.5}
 EVALUATED_AT_ONCE = 64
-PRELOAD = ["dagrad_bus.workers.imagenet", "PIL.Image", "PIL.JpegImagePlugin"]
-"""What loaders need: their server imports it once, before it forks them."""
+PRELOAD = ["dagrad_bus.workers.images", "dagrad_bus.workers.loop", "PIL.Image", "PIL.JpegImagePlugin"]
+"""What loaders need: their server imports it once, before it forks them. This program itself is not in it: each loader
+imports it under another name, and would warn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,9 @@ class Recipe:
     """0.1 for 256 images a step, as in the source: 0.0125 for 32."""
     momentum: float = 0.9
     decay: float = 1e-4
+    """Weight decay; biases and norms have none."""
+    warm_up: float = 0.05
+    """Share of the steps in which the rate climbs."""
     smoothing: float = 0.1
     seed: int = 0
     eval_every: int = 100
@@ -86,6 +91,8 @@ class Recipe:
         for name in ("momentum", "smoothing", "least_area"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}: needs a share in [0, 1)")
+        if not 0 <= self.warm_up < 1 - SETTLE:
+            raise UsageError(f"warm_up is {self.warm_up}: needs a share in [0, {1 - SETTLE:g})")
         if self.image_size and self.image_size < 32:
             raise UsageError(f"image_size is {self.image_size}: needs 32 pixels at least")
         if self.loaders < 0:
@@ -103,7 +110,10 @@ class Recipe:
 
     def rate(self, step: int) -> float:
         """Return the learning rate after ``step`` steps."""
-        return self.lr * (1 + math.cos(math.pi * min(1.0, step / (self.steps * (1 - SETTLE))))) / 2
+        climb, rest = self.steps * self.warm_up, self.steps * (1 - SETTLE)
+        if step < climb:
+            return self.lr * (step + 1) / (climb + 1)
+        return self.lr * (1 + math.cos(math.pi * min(1.0, (step - climb) / (rest - climb)))) / 2
 
 
 def build_model(recipe: Recipe, classes: int) -> nn.Module:
@@ -122,7 +132,10 @@ def build_model(recipe: Recipe, classes: int) -> nn.Module:
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimizer, Callable[[int], None]]:
     """Return SGD and what is told the number of steps taken, to follow the schedule."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.decay)
+    kernels = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    groups: list[dict[str, Any]] = [{"params": kernels}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.decay)
 
     def follow(step: int) -> None:
         for group in optimizer.param_groups:
@@ -138,6 +151,9 @@ def read_batches(loaders: int, drawn: images.Drawn, draws: Any) -> Iterator[Batc
         loaders: processes that read them; 0 reads them here.
         drawn: the images.
         draws: iterable of batches of draws.
+
+    Raises:
+        UsageError: an image that cannot be read, at its batch.
     """
     context = None
     if loaders:  # never a fork of this process: it would take the bus's sockets and locks along, without its thread
@@ -146,7 +162,14 @@ def read_batches(loaders: int, drawn: images.Drawn, draws: Any) -> Iterator[Batc
     loader: Any = DataLoader(
         cast("Any", drawn), batch_sampler=draws, num_workers=loaders, multiprocessing_context=context
     )
-    return cast("Iterator[Batch]", iter(loader))
+    return _plainly(iter(loader))  # which starts the processes now, not at the first step
+
+
+def _plainly(stream: Iterator[Batch]) -> Iterator[Batch]:
+    try:
+        yield from stream
+    except UsageError as error:  # that of a loader says its whole traceback, and what is wrong last
+        raise UsageError(str(error).rstrip().splitlines()[-1].rpartition("UsageError: ")[2]) from None
 
 
 class Judge:
@@ -224,6 +247,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--lr", type=float, default=0.0125, metavar="R", help="default 0.0125")
     add("--momentum", type=float, default=0.9, metavar="M", help="default 0.9")
     add("--decay", type=float, default=1e-4, metavar="D", help="weight decay, default 1e-4")
+    add(
+        "--warm-up", type=float, default=0.05, metavar="W", help="share of steps in which the rate climbs, default 0.05"
+    )
     add("--smoothing", type=float, default=0.1, metavar="S", help="of the labels, default 0.1")
     add("--seed", type=int, default=0, metavar="N", help="default 0")
     add("--eval-every", type=int, default=100, metavar="N", help="steps between evaluations, default 100")

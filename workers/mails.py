@@ -142,11 +142,21 @@ def _content(part: Message) -> str:
         return payload.decode("latin-1")
 
 
+def _read(folder: Path) -> list[dict[str, str]]:
+    """Return group and text of all mails."""
+    file = folder / FILE
+    if file.exists():
+        return [cast("dict[str, str]", json.loads(line)) for line in file.read_text().splitlines()]
+    if all((folder / group).is_dir() for group in GROUPS):
+        return list(read_package(folder))
+    raise UsageError(f"no {FILE} in {folder}: python -m dagrad_bus.workers.glue --fetch {folder}")
+
+
 def load(folder: Path, seed: int, report: Literal["test", "val"] = "test") -> Mails:
     """Read the mails and split them, evenly over the groups; the same arguments give the same split.
 
     Args:
-        folder: the one that :func:`fetch` wrote to.
+        folder: the one that :func:`fetch` wrote to, or ``data`` of the unpacked npm package, which takes seconds to read.
         seed: of the split.
         report: ``test`` trains on 80 % and reports on 20 %; ``val`` leaves the test part alone and reports on an
             eighth of the rest, which is then not trained on.
@@ -154,10 +164,7 @@ def load(folder: Path, seed: int, report: Literal["test", "val"] = "test") -> Ma
     Raises:
         UsageError: no mails there.
     """
-    file = folder / FILE
-    if not file.exists():
-        raise UsageError(f"no {FILE} in {folder}: python -m dagrad_bus.workers.glue --fetch {folder}")
-    mails = [cast("dict[str, str]", json.loads(line)) for line in file.read_text().splitlines()]
+    mails = _read(folder)
     groups = np.array([GROUPS.index(mail["group"]) for mail in mails], np.int64)
     train, held = shards.split(groups, round(len(mails) * TEST_SHARE), seed)
     if report == "val":

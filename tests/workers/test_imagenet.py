@@ -47,6 +47,7 @@ class Zero(nn.Module):
         ("lr", 0.0),
         ("momentum", 1.0),
         ("least_area", 1.0),
+        ("warm_up", 0.85),
         ("image_size", 8),
         ("loaders", -1),
     ],
@@ -62,19 +63,26 @@ def test_a_size_brings_its_own_images_unless_told_otherwise() -> None:
     assert (Recipe(image_size=64, least_area=0.2).side, Recipe(image_size=64, least_area=0.2).area) == (64, 0.2)
 
 
-def test_the_rate_falls_along_a_cosine_and_rests() -> None:
-    recipe = Recipe(steps=100, lr=0.2)
+@pytest.mark.parametrize(("warm_up", "climb"), [(0.0, 0), (0.05, 5), (0.8, 80)])
+def test_the_rate_climbs_falls_along_a_cosine_and_rests(warm_up: float, climb: int) -> None:
+    recipe = Recipe(steps=100, lr=0.2, warm_up=warm_up)
     rates = [recipe.rate(step) for step in range(100)]
-    assert rates[0] == 0.2 and rates == sorted(rates, reverse=True)
+    assert rates[:climb] == pytest.approx([0.2 * (step + 1) / (climb + 1) for step in range(climb)])
+    assert rates[climb] == 0.2 and rates[climb:] == sorted(rates[climb:], reverse=True)
     assert [rate > 0 for rate in rates] == [True] * 85 + [False] * 15
+    assert recipe.rate(1000) == 0.0
 
 
-def test_the_optimizer_follows_the_recipe() -> None:
-    optimizer, follow = imagenet.build_optimizer(nn.Linear(1, 1), Recipe(steps=100, lr=0.2))
-    follow(90)
-    assert [(group["lr"], group["momentum"], group["weight_decay"]) for group in optimizer.param_groups] == [
-        (0, 0.9, 1e-4)
-    ]
+def test_a_single_step_has_a_rate() -> None:
+    assert 0 < Recipe(steps=1, lr=0.2).rate(0) <= 0.2
+
+
+def test_the_optimizer_follows_the_recipe_and_norms_do_not_decay() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    optimizer, follow = imagenet.build_optimizer(model, Recipe(steps=100, lr=0.2, warm_up=0.0))
+    follow(0)
+    found = [(len(g["params"]), g["lr"], g["momentum"], g["weight_decay"]) for g in optimizer.param_groups]
+    assert found == [(1, 0.2, 0.9, 1e-4), (3, 0.2, 0.9, 0.0)]
 
 
 def test_evaluation_is_of_the_held_out_images(digits: Path) -> None:
@@ -143,10 +151,43 @@ def _run(digits: Path, folder: Path, flags: str) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(180)  # under a minute on two quiet cores
 def test_a_small_resnet_learns_from_jpeg_files(digits: Path, tmp_path: Path) -> None:
-    assert _run(digits, tmp_path / "run", "--steps 120 --lr 0.1 --eval-every 120") > 0.6  # chance is 0.1
+    flags = "--steps 120 --lr 0.1 --eval-every 120 --loaders 2"
+    assert _run(digits, tmp_path / "run", flags) > 0.6  # chance is 0.1
+
+
+BATCHES = """
+import sys
+from hashlib import sha256
+from pathlib import Path
+from dagrad_bus.workers import imagenet, images, shards
+found = images.load(Path(sys.argv[1]), 0)
+for loaders in (0, 2):
+    draws = images.Draws(shards.Batches(found.train, 16, 0, "local.0"))
+    stream = imagenet.read_batches(loaders, images.Drawn(found, 32, 0.5, 0, "local.0"), draws)
+    batches = [next(stream) for _ in range(4)]
+    print(sha256(b"".join(part.numpy().tobytes() for batch in batches for part in batch)).hexdigest())
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
-def test_loaders_read_the_images_while_the_bus_runs(digits: Path, tmp_path: Path) -> None:
-    _run(digits, tmp_path / "run", "--steps 6 --eval-every 6 --eval-limit 20 --loaders 1")
+@pytest.mark.timeout(60)
+def test_batches_are_the_same_whoever_reads_them(digits: Path) -> None:
+    ran = subprocess.run([sys.executable, "-c", BATCHES, str(digits)], capture_output=True, text=True, check=True)
+    here, there = ran.stdout.split()
+    assert here == there and not ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("loaders", [0, 1])
+def test_an_image_that_cannot_be_read_is_one_line(tmp_path: Path, loaders: int) -> None:
+    for part in ("train", "val"):
+        (tmp_path / part / "n1").mkdir(parents=True)
+        (tmp_path / part / "n1" / "1.JPEG").write_bytes(b"no image")
+    flags = ["--size", "small", "--data-dir", str(tmp_path), "--loaders", str(loaders)]
+    command = [sys.executable, "-m", "dagrad_bus.workers.imagenet", *flags]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stderr.count("\n") == 1 and ran.stderr.startswith(
+        f"error: {tmp_path / 'train' / 'n1' / '1.JPEG'} cannot"
+    )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import ModuleType
 
@@ -62,11 +63,23 @@ def test_folders_of_another_form_are_refused(tmp_path: Path) -> None:
         images.load(tmp_path, 0)
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+def test_paths_are_kept_as_bytes_and_sent_to_loaders_as_few(tmp_path: Path) -> None:
+    names = [f"train/n{number % 7:08}/n{number % 7:08}_{number}.JPEG" for number in range(10_000)]
+    files = images.Files(tmp_path, names)
+    assert (
+        len(files) == 10_000
+        and files[9_999] == tmp_path / names[9_999]
+        and files[np.int64(3)].name == "n00000003_3.JPEG"
+    )
+    assert len(bytes(ForkingPickler.dumps(files))) < 60 * len(files)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(40)], ids=["empty", "text", "cut"])
+def test_a_damaged_file_of_any_kind_is_one_error(tmp_path: Path, content: bytes) -> None:
     found = images.load(_folder(tmp_path), 0)
-    (tmp_path / "train" / "n1" / "000.JPEG").write_bytes(b"no image")
-    with pytest.raises(UsageError, match=r"000\.JPEG cannot be read"):
-        found.open(0)
+    (tmp_path / "train" / "n1" / "001.JPEG").write_bytes(content)
+    with pytest.raises(UsageError, match=r"001\.JPEG cannot be read"):
+        found.open(1)
 
 
 def test_grey_images_become_red_green_and_blue(tmp_path: Path) -> None:

@@ -76,6 +76,16 @@ def test_parts_are_even_over_the_groups_and_apart(tmp_path: Path) -> None:
     assert test.texts[99] == "spam-2 19"
 
 
+def test_the_unpacked_package_will_do_as_well(tmp_path: Path) -> None:
+    for group in mails.GROUPS:
+        (tmp_path / group).mkdir()
+        for number in range(10):
+            (tmp_path / group / f"{number}.json").write_text(json.dumps({"text": f"Subject: {group} {number}\n\n"}))
+    found = mails.load(tmp_path, 0)
+    assert len(found.texts) == 50 and found.texts[49] == "spam-2 9"
+    assert np.bincount(found.groups[found.held]).tolist() == [2] * 5
+
+
 def test_without_mails_the_command_that_fetches_them_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no mails.jsonl in .* --fetch"):
         mails.load(tmp_path, 0)
