@@ -83,7 +83,7 @@ class Files(Sequence[Path]):
 
     def __getitem__(self, number: Any) -> Any:
         """Return one path."""
-        return self._root / os.fsdecode(self._names[number])
+        return self._root / os.fsdecode(cast("bytes", self._names[number]))
 
 
 class Hub(Sequence[Any]):
