@@ -47,11 +47,10 @@ def draw(report: Report, file: Path) -> Path:
 def draw_panels(figure: Figure, report: Report, down: int, across: int) -> None:
     """Draw a panel for each group of cells, and one legend for all."""
     study, scale = report.study, report.scale
-    seeds = f"{report.seeds} seed{'s' if report.seeds > 1 else ''}"
+    seeds = f"{report.seeds} seeds, ± standard deviation" if report.seeds > 1 else "1 seed"
+    state = "" if report.is_whole else "; NOT FINISHED"
     figure.suptitle(
-        f"{study.title}\n{scale.task}, {scale.workers} workers, {scale.steps} steps, {seeds}, "
-        f"± standard deviation{'' if report.is_whole else '; NOT FINISHED'}",
-        fontsize=11,
+        f"{study.title}\n{scale.task}, {scale.workers} workers, {scale.steps} steps, {seeds}{state}", fontsize=11
     )
     for number, (group, rows) in enumerate(report.groups.items()):
         axes = figure.add_subplot(down, across, number + 1)

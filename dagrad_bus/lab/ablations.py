@@ -147,7 +147,7 @@ def _grid(
 
 def make_defaults(scale: Scale) -> Study:
     """Return the gap to synchronous training, for the settings that were and are the defaults."""
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         "w0 0.65, bf16": {"w0": 0.65, "wire": "bf16"},
         "w0 0.85, bf16": {"wire": "bf16"},
         "w0 0.85, int8": {},
@@ -234,7 +234,8 @@ _ALL = tuple(AGE_ROWS)
 
 def make_age(scale: Scale) -> Study:
     """Return the weight of old versions, with and without delay."""
-    slow = replace(COSTS, slowdown=dict.fromkeys(range(EVERY - 1, scale.workers, EVERY), SLOWER))
+    places = range(EVERY - 1, scale.workers, EVERY) or (scale.workers - 1,)
+    slow = replace(COSTS, slowdown=dict.fromkeys(places, SLOWER))
     conditions: list[tuple[str, Kind, Costs, Sequence[str]]] = [
         ("heavy-tailed delays", "sorted", TAIL, _ALL),
         ("heavy-tailed delays", "iid", TAIL, _ALL),
@@ -244,7 +245,7 @@ def make_age(scale: Scale) -> Study:
     ]
     cells = tuple(
         Cell(
-            group=f"{name}, {kind}",
+            group=f"{name}, {shards_name(kind)}",
             label=row,
             experiment=vary(
                 scale.base, AGE_ROWS[row], shards=kind, costs=costs, linger=PATIENCE if costs.slowdown else 5.0

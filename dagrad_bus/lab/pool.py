@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
+from multiprocessing.connection import wait
 from typing import Any, Protocol, Self
 
 from dagrad_bus.errors import UsageError
@@ -36,11 +38,20 @@ def train(experiment: Experiment) -> Found:
 
 
 def _prepare() -> None:
-    """Leave Ctrl-C to the parent, and the other cores to the other runs."""
+    """Leave Ctrl-C to the parent and the other cores to the other runs, and end when the parent has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True, name="parent-watch").start()
     import torch
 
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """A pool's process holds both ends of its queue and would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 @contextmanager

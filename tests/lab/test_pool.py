@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -117,3 +121,37 @@ def test_a_run_that_fails_ends_the_pool_and_the_others_are_kept() -> None:
 def test_a_process_that_is_killed_is_an_error_with_advice() -> None:
     with Pool(1, environment) as pool, pytest.raises(UsageError, match="call it again to go on"):
         pool.run([replace(TINY, seed=9)], lambda *_: None)
+
+
+ORPHANS = """
+import os, sys
+from dataclasses import replace
+from dagrad_bus.lab.experiment import Experiment
+from dagrad_bus.lab.pool import Pool
+
+def say(experiment):
+    if experiment.seed:
+        while True:
+            pass
+    return {"pid": os.getpid()}
+
+if __name__ == "__main__":
+    with Pool(1, say) as pool:
+        pool.run([Experiment(), Experiment(seed=1)], lambda _, found: print(found["pid"], flush=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_processes_end_when_their_parent_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(ORPHANS)
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent.stdout as lines:
+        pid = int(lines.readline())
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()
