@@ -49,6 +49,10 @@ class _Link:
     """In flight: sent, no receipt yet."""
     size: int = 0
     """Bytes of those."""
+    head_at: float = 0.0
+    """When the head of the newest frame is there; no later one overtakes it, as on any connection."""
+    whole_at: float = 0.0
+    """When all of it is."""
 
 
 class VirtualNet:
@@ -95,6 +99,8 @@ class _Flight:
     values: NDArray[np.generic]
     size: int
     generation: int
+    link: _Link
+    """The sender's."""
 
 
 class VirtualPort:
@@ -176,7 +182,7 @@ class VirtualPort:
                 self._outcomes.append(Outcome(outgoing.job, peer, accepted=False))
                 continue
             self.boundary_bytes += size
-            self._send(peer, link, _Flight(outgoing, values, size, link.generation))
+            self._send(peer, link, _Flight(outgoing, values, size, link.generation, link))
         return True
 
     def _send(self, peer: NodeId, link: _Link, flight: _Flight) -> None:
@@ -189,8 +195,8 @@ class VirtualPort:
         self.metrics.count("frames_sent")
         begin = max(now, self._send_free)
         self._send_free = begin + net.costs.transfer_time(flight.size, self.index, begin)
-        head = begin + net.costs.flight_time(net.rng)
-        net.time.world.at(head, net.ports[peer].hear, self, flight)
+        link.head_at = max(link.head_at, begin + net.costs.flight_time(net.rng))
+        net.time.world.at(link.head_at, net.ports[peer].hear, self, flight)
 
     def hear(self, sender: VirtualPort, flight: _Flight) -> None:
         """The head of a frame has arrived; the frame is here when our card has taken all of it."""
@@ -201,7 +207,8 @@ class VirtualPort:
             net.costs.transfer_time(flight.size, sender.index, begin),
         )
         self._receive_free = begin + net.costs.transfer_time(flight.size, self.index, begin)
-        net.time.world.at(begin + slowest, self.accept, sender, flight)
+        flight.link.whole_at = max(flight.link.whole_at, begin + slowest)
+        net.time.world.at(flight.link.whole_at, self.accept, sender, flight)
 
     def accept(self, sender: VirtualPort, flight: _Flight) -> None:
         """A whole frame is here: into the mailbox, and a receipt goes back."""
