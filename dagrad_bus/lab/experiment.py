@@ -93,6 +93,8 @@ class Result:
     """Mean over the workers."""
     worst: float
     std: float
+    loss: float
+    """Cross entropy of the own replicas on the reported part, nats, mean over the workers."""
     mean_model: float
     """Accuracy of the mean of all replicas."""
     consensus: float
@@ -255,7 +257,7 @@ def _summarize(lab: _Lab) -> Result:
     experiment, workers = lab.experiment, lab.workers
     replicas = lab.replicas()
     finite = bool(np.isfinite(replicas).all())
-    accuracies = [lab.task.accuracy(worker.model) for worker in workers]
+    accuracies, losses = zip(*(lab.task.evaluate(worker.model) for worker in workers), strict=True)
     twin = lab.task.build(experiment.seed)
     nn.utils.vector_to_parameters(torch.from_numpy(replicas.mean(axis=0)).float(), twin.parameters())
     ports = [worker.port for worker in workers if worker.port is not None]
@@ -266,7 +268,8 @@ def _summarize(lab: _Lab) -> Result:
     healthy = [worker for worker in workers if worker.index not in experiment.costs.slowdown] or workers
     skips = sum(port.metrics["exchanges_without_link"] for port in ports)
     return Result(
-        accuracy=fmean(accuracies), worst=min(accuracies), std=pstdev(accuracies), mean_model=lab.task.accuracy(twin),
+        accuracy=fmean(accuracies), worst=min(accuracies), std=pstdev(accuracies),
+        loss=fmean(losses), mean_model=lab.task.evaluate(twin)[0],
         consensus=distance(replicas) if finite else math.inf, curve=tuple(lab.curve), parameters=replicas.shape[1],
         bytes_per_step=sent, dense_share=sent / (8 * replicas.shape[1]),
         rate=fmean(experiment.steps / worker.took for worker in workers),

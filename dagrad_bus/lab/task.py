@@ -53,13 +53,14 @@ class Task:
         )  # fmt: skip
 
     @torch.no_grad()
-    def accuracy(self, model: nn.Module) -> float:
-        """Return the share of right answers on the reported part."""
+    def evaluate(self, model: nn.Module) -> tuple[float, float]:
+        """Return the share of right answers on the reported part, and the mean cross entropy there in nats."""
         was_training = model.training
         model.eval()
-        right = model(self.test_x).argmax(dim=1) == self.test_y
+        logits: Tensor = model(self.test_x)
         model.train(was_training)
-        return float(right.double().mean())
+        right = logits.argmax(dim=1) == self.test_y
+        return float(right.double().mean()), float(nn.functional.cross_entropy(logits, self.test_y))
 
 
 def _mlp(*widths: int) -> Callable[[int], nn.Module]:
