@@ -3,7 +3,8 @@
 The data are scikit-learn's 1797 digits of 8x8 pixels: real, and part of an installed package, so nothing is downloaded.
 They are split by the seed into 1437 for training and 360 for tests, evenly over the classes, and standardised by the
 training part. Rates and settings are tuned with ``report="val"``: then 240 of the training samples are held out and
-reported on, and nobody sees the test part. Whoever holds the same :class:`Recipe` holds the same data, the same initial model and the same shards.
+reported on, and nobody sees the test part. Whoever holds the same :class:`Recipe` holds the same data, the same initial
+model and the same shards.
 
 ========  ==========================================  ==========
 model     layers                                      parameters

@@ -15,6 +15,14 @@ from dagrad_bus.errors import UsageError
 from dagrad_bus.workers import images, shards
 
 
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of generated images."""
+    folder = tmp_path_factory.mktemp("digits")
+    images.make_data(folder)
+    return folder
+
+
 def _write(file: Path, width: int = 40, height: int = 30, colour: tuple[int, int, int] = (255, 0, 0)) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), colour).save(file)
@@ -121,9 +129,8 @@ def test_an_image_too_long_for_any_piece_gives_its_middle() -> None:
     assert images._random_box(1000, 10, 0.9, np.random.default_rng(0)) == (495, 0, 505, 10)
 
 
-def test_a_draw_is_a_function_of_seed_worker_and_number(tmp_path: Path) -> None:
-    images.make_data(tmp_path)
-    found = images.load(tmp_path, 0)
+def test_a_draw_is_a_function_of_seed_worker_and_number(digits: Path) -> None:
+    found = images.load(digits, 0)
     same, other, elsewhere = (images.Drawn(found, 32, 0.08, 0, name) for name in ("local.0", "local.0", "local.1"))
     first, label = same[5, 3]
     assert torch.equal(first, other[5, 3][0]) and label == found.labels[5]
@@ -139,12 +146,12 @@ def test_draws_are_numbered_through() -> None:
     assert {number for number, _ in draws} == {4, 9}
 
 
-def test_generated_images_are_the_digits_in_ten_folders(tmp_path: Path) -> None:
-    assert images.make_data(tmp_path) == 1797
-    counts = Counter(f"{file.parts[-3]} {file.parts[-2]}" for file in tmp_path.rglob("*.JPEG"))
+def test_generated_images_are_the_digits_in_ten_folders(digits: Path) -> None:
+    counts = Counter(f"{file.parts[-3]} {file.parts[-2]}" for file in digits.rglob("*.JPEG"))
+    assert sum(counts.values()) == 1797
     assert sum(count for name, count in counts.items() if name.startswith("val")) == 360
     assert len(counts) == 20 and min(counts.values()) >= 34
-    zero = np.asarray(Image.open(tmp_path / "train" / "n00000000" / "n00000000_0.JPEG"))
+    zero = np.asarray(Image.open(digits / "train" / "n00000000" / "n00000000_0.JPEG"))
     assert zero.shape == (64, 64, 3) and zero[28:36, 28:36].mean() < 60 < zero[:, 22:28].max()
 
 
