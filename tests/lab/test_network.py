@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -29,11 +30,12 @@ class Group:
         self.time = VirtualTime()
         self.net = VirtualNet(self.time, costs, 0, link, frozenset())
         for node, program in programs.items():
-            actor = self.time.spawn(
-                node.hex()[:2], lambda node=node, program=program: program(self, self.net.ports[node])
-            )
+            actor = self.time.spawn(node.hex()[:2], partial(self._run, program, node))
             port = self.net.port(node, node.hex()[:2], [peer for peer in programs if peer != node], actor)
             port.layout = Layout((Entry("w", (ELEMENTS,), "float32"),), (), 1)
+
+    def _run(self, program: Program, node: NodeId) -> None:
+        program(self, self.net.ports[node])
 
     def send(self, port: VirtualPort, job: int, count: int, *peers: NodeId, first: int = 0, value: float = 0.0) -> int:
         """Publish ``count`` elements from ``first`` on; return the bytes of the frame."""

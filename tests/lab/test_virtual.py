@@ -73,7 +73,7 @@ def test_waking_ends_a_sleep_early_and_no_later_one() -> None:
     time, told = VirtualTime(), Told()
     number = time.spawn("sleeper", sleeper(time, told, "sleeper", 100.0, 10.0))
     for moment in (3.0, 3.0):  # the second one finds the sleep over
-        time.world.at(moment, lambda *_: time.wake(number))
+        time.world.at(moment, lambda _a, _b: time.wake(number))
     time.run()
     assert told == [("sleeper", 3.0), ("sleeper", 13.0)]
 
@@ -120,6 +120,6 @@ def test_programs_that_wait_for_each_other_are_named() -> None:
 def test_events_cannot_sleep() -> None:
     time = VirtualTime()
     time.spawn("sleeper", lambda: time.sleep(2.0))
-    time.world.at(1.0, lambda *_: time.sleep(1.0))
+    time.world.at(1.0, lambda _a, _b: time.sleep(1.0))
     with pytest.raises(BusError, match="belongs to the programs"):
         time.run()
