@@ -53,7 +53,7 @@ def ablations(
 
     \b
     dagrad bench ablations --list
-    dagrad bench ablations                              # all studies: about an hour on two cores
+    dagrad bench ablations                              # all studies: several hundred runs
     dagrad bench ablations --study w0 --study wire
     dagrad bench ablations --report test --out runs/ablations-test
 

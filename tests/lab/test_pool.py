@@ -120,7 +120,7 @@ def test_a_run_that_fails_ends_the_pool_and_the_others_are_kept() -> None:
 @pytest.mark.timeout(120)
 def test_a_process_that_is_killed_is_an_error_with_advice() -> None:
     with Pool(1, environment) as pool, pytest.raises(UsageError, match="call it again to go on"):
-        pool.run([replace(TINY, seed=9)], lambda *_: None)
+        pool.run([replace(TINY, seed=9)], lambda _run, _result: None)
 
 
 ORPHANS = """
