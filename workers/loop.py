@@ -152,6 +152,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--linger", type=float, default=5.0, metavar="S", help="seconds to go on mixing at the end, at most; default 5"
     )
+    parser.add_argument(
+        "--settle", type=float, default=1.0, metavar="X",
+        help="once the rate is 0, frames hold X times their share of the model; default 1",
+    )  # fmt: skip
     parser.add_argument("--pace", type=float, default=0.0, metavar="S", help="a step takes S s at least; default 0")
     parser.add_argument(
         "--sleep", type=parse_fault, action="append", default=[], metavar="W:S", help="worker W sleeps S s each step"
@@ -173,6 +177,8 @@ class Habits:
     """Seconds to wait at most for the others at the start."""
     linger: float = 5.0
     """Seconds to go on mixing at most at the end."""
+    settle: float = 1.0
+    """Times its share of the model that a frame holds once the rate is 0 and steps only mix."""
     finals: bool = True
     """Whether the final parameters are left in the run folder."""
     is_back: bool = False
@@ -195,6 +201,8 @@ def train(task: Task, settings: Settings, habits: Habits) -> None:
         while bus.step_count < task.steps:  # not a plain count: one that fell behind goes on at its peers' step
             began = time.monotonic()
             task.follow(bus.step_count)
+            if habits.settle != 1 and not any(group["lr"] for group in optimizer.param_groups):
+                bus.set_density(min(1.0, habits.settle * settings.exchange.density))
             optimizer.zero_grad()
             next_loss().backward()  # type: ignore[no-untyped-call]  # torch's
             optimizer.step()
@@ -334,6 +342,7 @@ def run(flags: argparse.Namespace, make: Callable[[], Task]) -> int:
         faults=Faults(pace=flags.pace, sleep=dict(flags.sleep), fail=fail),
         wait=flags.wait,
         linger=flags.linger,
+        settle=flags.settle,
         finals=not flags.no_finals,
         is_back=not first,
         log_steps=flags.log_steps,

@@ -133,6 +133,19 @@ class Attachment:
         self._check()
         return self._port.rewire(spec)
 
+    def set_density(self, density: float) -> None:
+        """Let frames hold another share of the model from now on, in (0, 1]; it is no part of a checkpoint.
+
+        Bytes may so follow a schedule, as rates do: a run whose rate has fallen to 0 only mixes, and agrees sooner.
+
+        Raises:
+            UsageError: out of range.
+        """
+        if not 0 < density <= 1:
+            raise UsageError(f"density is {density}: needs a share in (0, 1]")
+        if self._parts is not None:
+            self._parts.exchange.set_density(density)
+
     def exchange(self) -> None:
         """Do one step boundary. The hooks call it; call it yourself only after ``attach(model, None)``.
 

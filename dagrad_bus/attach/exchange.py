@@ -134,9 +134,8 @@ class Exchange:
         self._explorer = Explorer(self._choice, settings.explore)
         self._news = NO_NEWS
         self._sketched_at = -np.inf
-        total, self._stripe_size = frame_budget(settings.density, layout.blocks, settings.refresh)
-        self._budget = max(1, min(total, max_frame // (layout.block * WIDTHS[settings.wire] + FRAME_OVERHEAD)))
-        self._stripe_size = min(self._stripe_size, self._budget)
+        self._most = max(1, max_frame // (layout.block * WIDTHS[settings.wire] + FRAME_OVERHEAD))
+        self.set_density(settings.density)
         self.links: tuple[LinkState, ...] = ()
         """Links that are up, by peer, as the port was read last."""
         self._integers: list[Arrival] = []
@@ -162,6 +161,11 @@ class Exchange:
     def budget(self) -> int:
         """Blocks of one frame."""
         return self._budget
+
+    def set_density(self, density: float) -> None:
+        """Let frames hold another share of the model from now on; ``max_frame`` bytes at most, as ever."""
+        total, stripe = frame_budget(density, self._layout.blocks, self.settings.refresh)
+        self._budget, self._stripe_size = min(total, self._most), min(stripe, total, self._most)
 
     @property
     def scores_peers(self) -> bool:
@@ -382,13 +386,10 @@ class Exchange:
 
     def state_dict(self) -> ExchangeState:
         """Return cursors, counters, tau and the state of chance."""
-        return {
-            "frontier": self._book.frontier,
-            "exchanges": self._exchanges,
-            "jobs": self._jobs,
-            "tau": self.tau,
-            "peers": dict(self._rng.bit_generator.state),
-        }
+        chance = dict(self._rng.bit_generator.state)
+        return ExchangeState(
+            frontier=self._book.frontier, exchanges=self._exchanges, jobs=self._jobs, tau=self.tau, peers=chance
+        )
 
     def load_state_dict(self, state: ExchangeState) -> None:
         """Restore what :meth:`state_dict` returned; what was on its way is owed to nobody."""

@@ -65,6 +65,8 @@ class Experiment:
     """None: what the rule needs (``complete`` with a server), else hash-rings."""
     costs: Costs = field(default_factory=Costs)
     link: LinkSettings = field(default_factory=LinkSettings)
+    settle: float = 1.0
+    """Times its density that a frame holds in the last 15 % of the steps, whose rate is 0."""
     linger: float = 5.0
     """Virtual seconds for which a worker that has done its steps goes on mixing until the others are done, at most."""
     compress: bool = True
@@ -158,6 +160,8 @@ class _Worker:
         began = lab.time.now()
         for step in range(1, experiment.steps + 1):
             self._follow(step - 1)
+            if experiment.settle != 1 and not self.optimizer.param_groups[0]["lr"]:
+                attached.set_density(min(1.0, experiment.settle * lab.exchange.density))
             self.optimizer.zero_grad()
             loss = lab.task.loss(self.model, self._batches.next(), experiment.smoothing)
             loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types here

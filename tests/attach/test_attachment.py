@@ -44,6 +44,14 @@ def train(model: Any, optimizer: Any, steps: int) -> None:
         optimizer.step()
 
 
+def test_a_density_out_of_range_is_refused_and_alone_none_matters() -> None:
+    model, optimizer = model_and_optimizer()
+    with attach(model, optimizer, settings=Settings()) as attachment:
+        attachment.set_density(1.0)
+        with pytest.raises(UsageError, match=r"density is 1.5: needs a share in \(0, 1\]"):
+            attachment.set_density(1.5)
+
+
 def test_alone_everything_is_there_and_nothing_happens() -> None:
     model, optimizer = model_and_optimizer()
     twin, its_optimizer = model_and_optimizer()

@@ -42,6 +42,18 @@ def test_fanout_says_how_many_links_get_a_frame(connected: Ports, fanout: int, c
     assert plan is not None and len(plan.ready) == count
 
 
+def test_another_density_counts_from_the_next_frame_on(connected: Ports) -> None:
+    port = connected(2)[0]
+    exchange = exchange_of(port, density=0.1)
+    few = exchange.budget
+    exchange.set_density(0.4)
+    exchange.receive()
+    plan = exchange.plan(repeats=True)
+    assert plan is not None
+    assert plan.budget == exchange.budget == pytest.approx(4 * few, abs=2)
+    assert plan.stripe.size <= plan.budget
+
+
 def test_without_a_link_there_is_no_plan(connected: Ports) -> None:
     port = connected(1)[0]
     exchange = exchange_of(port)

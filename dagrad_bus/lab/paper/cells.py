@@ -25,6 +25,8 @@ EVALUATIONS = 5
 """Evaluations of a run, at least; a speed is taken between the first and the last of them."""
 STRAGGLER_STEPS = 40
 """Steps of a run with a straggler, at most."""
+SETTLE_FACTOR = 4
+"""Times its density that a frame holds, under every rule that has one, in the steps of rate 0 at the end of a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,7 @@ class Cell:
     def _flags(self, workload: Workload) -> list[str]:
         values: dict[str, object] = {
             "lr": self.lr, "seed": self.seed, "steps": self.steps, "batch": workload.batch, "shards": self.shards,
-            "pace": self.pace, "model": self.model, "eval_every": max(1, self.steps // EVALUATIONS),
+            "pace": self.pace, "settle": SETTLE_FACTOR, "model": self.model, "eval_every": max(1, self.steps // EVALUATIONS),
         }  # fmt: skip
         if self.data_dir:
             values["data_dir"] = self.data_dir

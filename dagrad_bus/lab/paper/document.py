@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dagrad_bus.lab.paper.bench import Findings
-from dagrad_bus.lab.paper.cells import SLEEP, STRAGGLER_STEPS
+from dagrad_bus.lab.paper.cells import SETTLE_FACTOR, SLEEP, STRAGGLER_STEPS
 from dagrad_bus.lab.paper.published import ROWS, SETTING, find_published
 from dagrad_bus.lab.paper.rows import Over, Row
 from dagrad_bus.lab.paper.verdicts import Verdict
@@ -136,7 +136,7 @@ def to_markdown(report: Report) -> str:
         f"Measured on {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}: "
         f"model `{request.model}` of {runs[0].parameters} parameters, {request.shards} shards, {request.steps} steps of "
         f"{workload.batch} {workload.unit} a worker ({samples} {workload.unit} for every rule), a step takes "
-        f"{request.pace:g} s at least, density {request.density:g}{', ' + extra if extra else ''}; "
+        f"{request.pace:g} s at least, density {request.density:g} (times {SETTLE_FACTOR} in the last steps, of rate 0){', ' + extra if extra else ''}; "
         f"seeds {', '.join(map(str, request.seeds))}, ± is the standard deviation over them. Bytes: {report.counting}."
     )
     note_1 = (

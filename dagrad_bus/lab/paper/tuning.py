@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Protocol, cast
 
-from dagrad_bus.lab.paper.cells import Cell
+from dagrad_bus.lab.paper.cells import SETTLE_FACTOR, Cell
 from dagrad_bus.lab.paper.measuring import Measure
 from dagrad_bus.lab.paper.workloads import find_workload
 from dagrad_bus.settings import Settings, from_environment
@@ -106,6 +106,7 @@ def train_virtually(cell: Cell) -> float:
         lr=cell.lr,
         shards=cast(Kind, cell.shards),
         seed=cell.seed,
+        settle=SETTLE_FACTOR,
         report="val",
         exchange=settings.exchange,
         degree=settings.degree,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from dagrad_bus.errors import UsageError
 
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in (
-    "lr", "seed", "steps", "batch", "shards", "report", "pace", "sleep", "eval_every", "model", "data_dir",
+    "lr", "seed", "steps", "batch", "shards", "report", "pace", "settle", "sleep", "eval_every", "model", "data_dir",
 )}  # fmt: skip
 """What the bench tells a program, and how the digits program calls it."""
 
