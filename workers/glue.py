@@ -72,6 +72,8 @@ class Recipe:
     steps: int = 1000
     batch: int = 16
     lr: float = 5e-5
+    smoothing: float = 0.0
+    """Share of the label that training spreads over all classes; bounds how far a worker with one class drifts."""
     seed: int = 0
     eval_every: int = 100
     eval_limit: int = 0
@@ -87,6 +89,8 @@ class Recipe:
             raise UsageError(f"length is {self.length}: needs 8 to 512 tokens")
         if self.lr <= 0:
             raise UsageError(f"lr is {self.lr}: needs a rate over 0")
+        if not 0 <= self.smoothing < 1:
+            raise UsageError(f"smoothing is {self.smoothing}: needs a share in [0, 1)")
         if self.task == "spam" and self.data_dir is None:
             raise UsageError("--task spam needs --data-dir: python -m dagrad_bus.workers.glue --fetch DIR makes one")
         if self.tokenizer is None and self.data_dir is None:
@@ -216,7 +220,8 @@ def make_task(recipe: Recipe) -> loop.Task:
         torch.manual_seed(recipe.seed + digest)  # dropout: each worker its own
 
         def next_loss() -> Tensor:
-            return nn.functional.cross_entropy(*classifier.logits(model, batches.next()))
+            logits, labels = classifier.logits(model, batches.next())
+            return nn.functional.cross_entropy(logits, labels, label_smoothing=recipe.smoothing)
 
         return next_loss
 
@@ -250,6 +255,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--steps", type=int, default=1000, metavar="N", help="default 1000")
     add("--batch", type=int, default=16, metavar="N", help="default 16")
     add("--lr", type=float, default=5e-5, metavar="R", help="default 5e-5; small models take 1e-3")
+    add("--smoothing", type=float, default=0.0, metavar="S", help="of the labels, default 0")
     add("--seed", type=int, default=0, metavar="N", help="default 0")
     add("--eval-every", type=int, default=100, metavar="N", help="steps between evaluations, default 100")
     add("--eval-limit", type=int, default=0, metavar="N", help="samples of an evaluation; default 0: all")

@@ -60,6 +60,7 @@ def _words(folder: Path) -> wordpiece.WordPiece:
         ({"steps": 0}, "steps is 0"),
         ({"length": 600}, "length is 600: needs 8 to 512"),
         ({"lr": 0.0}, "lr is 0.0"),
+        ({"smoothing": 1.0}, r"smoothing is 1.0: needs a share in \[0, 1\)"),
         ({"data_dir": None}, "--task spam needs --data-dir: .*--fetch DIR"),
         ({"task": "rte", "data_dir": None}, "no place for a learned vocabulary: pass --tokenizer"),
         ({"task": "rte", "shards": "groups"}, "only the mails of spam come in groups, rte does not"),
