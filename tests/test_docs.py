@@ -20,7 +20,8 @@ from dagrad_bus.settings import (
     TransportSettings,
     from_environment,
 )
-from dagrad_bus.tools.cli import COMMANDS, LazyGroup, dagrad
+from dagrad_bus.tools.cli import COMMANDS, dagrad
+from dagrad_bus.tools.lazy_group import LazyGroup
 from dagrad_bus.wire import MessageType
 
 ROOT = Path(__file__).parents[1]
