@@ -109,7 +109,7 @@ def test_every_subcommand_and_option_is_described() -> None:
     found = {name: dagrad.get_command(context, name) for name in COMMANDS}
     for name, command in list(found.items()):
         if isinstance(command, click.Group):
-            found |= {f"{name} {sub}": below for sub, below in command.commands.items()}
+            found |= {f"{name} {sub}": command.get_command(context, sub) for sub in command.list_commands(context)}
     for name, command in found.items():
         assert f"### dagrad {name}\n" in API
         assert command is not None
