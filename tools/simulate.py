@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,10 +42,20 @@ class WordsCommand(click.Command):
     "--profile", metavar="NAME", help="Model and machine: resnet50, bert-base, digits (calibrated).  [resnet50]"
 )
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Samples of a worker in a step.  [the profile's]")
-@click.option("--link", "wires", metavar="NAME ...", help="10gbit, 1gbit, 100mbit.  [all; one with --scale, --train]")
-@click.option("-n", "--workers", metavar="N ...", help="Workers, each number a scenario of its own.  [32 128]")
-@click.option("--scale", metavar="N ...", help="Like --workers, for many: --scale 32 128 1000 10000.")
-@click.option("--rules", "--rule", metavar="NAME ...", help="Exchange rules, or all-reduce for comparison.  [all]")
+@click.option(
+    "--link",
+    "wires",
+    multiple=True,
+    metavar="NAME ...",
+    help="10gbit, 1gbit, 100mbit.  [all; one with --scale, --train]",
+)
+@click.option(
+    "-n", "--workers", multiple=True, metavar="N ...", help="Workers, each number a scenario of its own.  [32 128]"
+)
+@click.option("--scale", multiple=True, metavar="N ...", help="Like --workers, for many: --scale 32 128 1000 10000.")
+@click.option(
+    "--rules", "--rule", multiple=True, metavar="NAME ...", help="Exchange rules, or all-reduce for comparison.  [all]"
+)
 @click.option("--density", metavar="SHARE", help="Share of the model in one sparse frame.  [0.01]")
 @click.option("--block", metavar="N", help="Elements a block; 0 chooses by model size.  [0]")
 @click.option("--interval", metavar="STEPS", help="Local steps between two exchanges.  [1]")
@@ -77,7 +87,11 @@ class WordsCommand(click.Command):
 @click.option(
     "--calibrate", "calibrates", is_flag=True, help="Measure this machine: real runs of 8 workers, 20 s each."
 )
-@click.option("--against", metavar="SETTING ...", help="With --calibrate: the runs to foretell.  [density=0.04]")
+@click.option(
+    "--against", multiple=True, metavar="SETTING ...", help="With --calibrate: the runs to foretell.  [density=0.04]"
+)
+@click.option("--runs", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR",
+              help="With --calibrate: read DIR/0, DIR/1 ..., as an earlier one left them, and make no run.")  # fmt: skip
 def simulate(train: bool, calibrates: bool, **options: Any) -> None:
     """Predict what a rule costs on a cluster you do not have: parallel efficiency, bytes, ages; or train on it.
 
@@ -183,9 +197,9 @@ def make_question(options: Mapping[str, Any], calibration: Calibration) -> Quest
     )
 
 
-def split(text: str | None) -> tuple[str, ...]:
-    """Return the words of an option that takes several."""
-    return tuple(word for word in (text or "").split(",") if word)
+def split(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the words of an option that takes several, behind one or each with the option's name before it."""
+    return tuple(part for word in words for part in word.split(",") if part)
 
 
 def _workers(options: Mapping[str, Any]) -> tuple[int, ...]:
@@ -291,7 +305,7 @@ def make_experiments(options: Mapping[str, Any], calibration: Calibration) -> li
 
     if options["churn"]:
         raise UsageError("--train and --churn: nobody leaves while training in virtual time; dagrad soak does that")
-    link = {} if options["wires"] else {"wires": "10gbit"}
+    link = {} if options["wires"] else {"wires": ("10gbit",)}
     question = make_question({**options, **link, "profile": options["profile"] or "digits"}, calibration)
     rules: list[RuleName] = [rule for rule in question.rules if rule != "all-reduce"]
     made: list[tuple[str, int, str, Experiment]] = []
@@ -313,16 +327,19 @@ def make_experiments(options: Mapping[str, Any], calibration: Calibration) -> li
 
 def _calibrate(options: Mapping[str, Any]) -> None:
     from dagrad_bus.lab.calibration import AGAINST, TARGET, calibrate, save_calibration
-    from dagrad_bus.lab.fitting import Setup
+    from dagrad_bus.lab.fitting import Setup, observe
     from dagrad_bus.tools.simulate_tables import calibration_table
     from dagrad_bus.tools.tables import make_console
 
     file: Path = options["calibration"] or Path("runs") / "calibration.json"
     against = _against(options["against"]) or AGAINST
     setup = Setup(steps=options["steps"] or Setup().steps)
-    folder = file.parent / f"{file.stem}-runs"
-    _empty(folder)
-    made = calibrate(setup, against, folder, _tell)
+    folder: Path = options["runs"] or file.parent / f"{file.stem}-runs"
+    if options["runs"] is None:
+        _empty(folder)
+        made = calibrate(setup, against, folder, _tell)
+    else:
+        made = calibrate(setup, against, folder, make=lambda setup, setting, run: observe(run, setup))
     save_calibration(made, file)
     if options["as_json"]:
         click.echo(json.dumps(made.to_json(), indent=1))
@@ -332,11 +349,11 @@ def _calibrate(options: Mapping[str, Any]) -> None:
     sys.exit(0 if all(error <= TARGET for error in made.worst.values()) else 1)
 
 
-def _against(text: str | None) -> tuple[str, ...]:
+def _against(words: Sequence[str]) -> tuple[str, ...]:
     """Return the settings to foretell: words that hold several pairs were given with ``+`` between them."""
     from dagrad_bus.lab.fitting import parse_setting
 
-    settings = tuple(word.replace("+", ",") for word in split(text))
+    settings = tuple(word.replace("+", ",") for word in split(words))
     for setting in settings:
         parse_setting(setting)
     return settings

@@ -145,14 +145,14 @@ def training_table(results: Sequence[tuple[str, int, str, Result]], calibration:
     """Return what runs with training gave: link, workers and rule of each, and its result."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("rule")
-    for name in ("N", "link", "accuracy", "worst", "std", "mean model", "efficiency", "steps/s", "sent/step", "of dense",
+    for name in ("N", "link", "accuracy", "worst", "std", "mean model", "efficiency", "sent/step", "of dense",
                  "age", "skipped"):  # fmt: skip
         table.add_column(name, justify="right")
     for wire, count, rule, found in results:
         table.add_row(
             rule, str(count), wire, f"{100 * found.accuracy:.1f} %", f"{100 * found.worst:.1f} %",
             f"{100 * found.std:.1f}", f"{100 * found.mean_model:.1f} %", f"{100 * found.efficiency:.1f} %",
-            f"{found.rate:.3g}", format_size(found.bytes_per_step), format_share(found.dense_share),
-            format_number(found.median_age, 1), format_share(found.skipped),
+            format_size(found.bytes_per_step), format_share(found.dense_share), format_number(found.median_age, 1),
+            format_share(found.skipped),
         )  # fmt: skip
     return Group(table, Text(calibration.describe(), style="bold"))

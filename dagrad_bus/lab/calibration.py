@@ -32,6 +32,9 @@ BATCH = 32
 TARGET = 0.1
 """Error that a prediction should stay within."""
 
+BUSY = 0.5
+"""Load a core before the first run above which somebody else's work is measured too."""
+
 Run = Callable[[Setup, str, Path], Measured]
 """Makes one run."""
 Tell = Callable[[str], None]
@@ -172,6 +175,9 @@ def calibrate(
     Raises:
         UsageError: a setting that does not exist, or a run that failed.
     """
+    load = os.getloadavg()[0] / (os.cpu_count() or 1)
+    if load > BUSY and make is run:
+        tell(f"this machine is busy (load {load:.1f} a core): the numbers will be those of a busy machine")
     tell(f"1 of {1 + len(against)}: the run that is fitted")
     first = make(setup, "", folder / "0")
     costs = fit(setup, "", first)
@@ -187,7 +193,7 @@ def calibrate(
                 predicted=foretold,
             )
         )  # fmt: skip
-    words = "".join(f" --against {setting}" for setting in against)
+    words = "".join(f" --against {setting.replace(',', '+')}" for setting in against)
     return Calibration(
         machine=describe_machine(), made=time.strftime("%Y-%m-%d", time.gmtime()),
         command=f"dagrad simulate --calibrate{words}", setup=setup, parameters=first.parameters, costs=costs,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -81,7 +82,7 @@ class Measured:
     """Seconds of a step without its padding: median, mean over the workers."""
     step_p99: float
     exchange: float
-    """Seconds of it inside the exchange."""
+    """Seconds of it inside the exchange: by its share of all steps, which pauses of the machine leave alone."""
 
 
 def parse_setting(text: str) -> ExchangeSettings:
@@ -116,16 +117,25 @@ def run(setup: Setup, setting: str, folder: Path) -> Measured:
     """Make one run and return what it showed.
 
     Raises:
-        UsageError: it failed.
+        UsageError: it failed, or took too long.
     """
     words = command(setup, setting, folder)
     environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    done = subprocess.run(
-        words, capture_output=True, text=True, check=False, timeout=LIMIT + 4 * setup.steps * setup.pace,
+    limit = LIMIT + 4 * setup.steps * setup.pace
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
     )  # fmt: skip
-    if done.returncode:
-        raise UsageError(f"exit code {done.returncode}: {' '.join(words)}\n{(done.stderr or done.stdout)[-1500:]}")
+    try:
+        said, _ = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise UsageError(f"took over {limit:.0f} s: {' '.join(words)}: is this machine busy?") from None
+    finally:
+        if process.poll() is None:  # out of time, or Ctrl-C: the launcher and all its workers
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    if process.returncode:
+        raise UsageError(f"exit code {process.returncode}: {' '.join(words)}\n{said[-1500:]}")
     return observe(folder, setup)
 
 
@@ -139,7 +149,6 @@ def observe(folder: Path, setup: Setup) -> Measured:
     records = [read_record(folder / "workers" / f"{name}.jsonl", name) for name in names]
     spans = [_span(record, setup.steps) for record in records]
     logs = [_last_log(record, "step_p50_ms") for record in records]
-    exchanged = [log.get("exchange_ms", 0.0) / 1000 for log in logs]
     return Measured(
         seen=Observed(
             rate=fmean((last["step"] - first["step"]) / (last["time"] - first["time"]) for first, last in spans),
@@ -149,7 +158,7 @@ def observe(folder: Path, setup: Setup) -> Measured:
         parameters=int(records[0].start.get("parameters", 0)),
         step=fmean(log["step_p50_ms"] / 1000 for log in logs),
         step_p99=fmean(log["step_p99_ms"] / 1000 for log in logs),
-        exchange=fmean(exchanged),
+        exchange=fmean(log["step_p50_ms"] / 1000 * log.get("exchange_share", 0.0) for log in logs),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from dagrad_bus.errors import UsageError
@@ -40,7 +41,8 @@ def draw(question: Question, rows: Sequence[Row], file: Path, caption: str) -> P
     except ImportError:
         raise UsageError("figures need matplotlib: pip install 'dagrad-bus[digits]'") from None
     wires = list(question.wires)
-    figure = Figure(figsize=(2.2 + 4.2 * len(wires), 7.2), layout="constrained")
+    width = 4.4 + 3.8 * len(wires)
+    figure = Figure(figsize=(width, 7.2), layout="constrained")
     grid = figure.subplots(2, len(wires), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
     for column, wire in enumerate(wires):
         _draw_efficiency(grid[0, column], question, [row for row in rows if row.wire == wire], wire)
@@ -48,8 +50,9 @@ def draw(question: Question, rows: Sequence[Row], file: Path, caption: str) -> P
     grid[0, 0].set_ylabel("parallel efficiency, %")
     grid[1, 0].set_ylabel("median age, steps")
     handles, labels = _legend(grid[0, 0], grid[0, -1])
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
-    figure.suptitle(f"{question.profile.title}\n{caption}", fontsize=9, x=0.01, ha="left")
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+    told = "\n".join(fill(line, round(13 * width)) for line in (question.profile.title, caption))
+    figure.suptitle(told, fontsize=9, x=0.01, ha="left")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=_DPI)
     return file
@@ -107,5 +110,5 @@ def _plot(axes: Axes, points: Sequence[tuple[int, float]], rule: str, place: int
     colour, marker = STYLES.get(rule, _OTHER)
     axes.plot(
         [count for count, _ in points], [value for _, value in points], color=colour, marker=marker, label=rule,
-        linewidth=1.2 + 0.5 * place, markersize=5 + 1.2 * place, zorder=3 - 0.1 * place,
+        linewidth=1.2 + 0.2 * place, markersize=4.5 + 0.5 * place, zorder=3 - 0.1 * place,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dagrad_bus.errors import UsageError
+from dagrad_bus.lab import fitting
 from dagrad_bus.lab.costs import Costs
 from dagrad_bus.lab.fitting import (
     Measured,
@@ -42,7 +43,7 @@ def write_journals(folder: Path, *, logs: bool = True) -> None:
                  "histograms": {"age_steps": ages if step else []}}
             )  # fmt: skip
             if logs and step in {20, 40}:
-                times = {"step_p50_ms": 10.0, "step_p99_ms": 20.0, "exchange_ms": 8.0 if step == 20 else 6.0}
+                times = {"step_p50_ms": 10.0, "step_p99_ms": 20.0, "exchange_share": 0.8 if step == 20 else 0.6}
                 lines.append({"event": "log", "time": 100 + step / 10, "step": step, **times})
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / "workers" / f"local.{index}.jsonl").write_text(text)
@@ -125,6 +126,14 @@ def test_a_real_run_is_made_and_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "LIMIT", 1.0)
+    with pytest.raises(UsageError, match="took over 1 s"):
+        run(Setup(workers=2, steps=1, pace=0.01, drift=0.0), "", tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_says_so(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("no folder")
     with pytest.raises(UsageError, match="exit code"):
-        run(Setup(workers=2, steps=10), "density=0.02,topology=nonsense", tmp_path / "run")
+        run(Setup(workers=2, steps=10), "density=0.02", tmp_path / "run")

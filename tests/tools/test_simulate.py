@@ -87,6 +87,7 @@ def test_a_scale_looks_at_one_link() -> None:
         (["--calibration", "missing.json"], "--calibrate makes"),
         (["--train", "--churn", "0.1"], "soak"),
         (["--calibrate", "--against", "nonsense=1"], "NONSENSE"),
+        (["--calibrate", "--runs", "."], "no progress"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -104,8 +105,10 @@ def test_stragglers_of_another_form_are_refused(text: str) -> None:
 
 
 def test_words_are_split() -> None:
-    assert split("a,b") == ("a", "b")
-    assert split(None) == ()
+    assert split(("a,b", "c")) == ("a", "b", "c")
+    assert split(()) == ()
+    found = make_question(options("--workers", "32", "--workers", "128", "--link", "1gbit"), load_calibration())
+    assert found.workers == (32, 128)
     assert parse_stragglers(None) == (0, 1.0)
 
 
