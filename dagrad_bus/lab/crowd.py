@@ -48,6 +48,8 @@ class Link:
     life: int = 0
     flying: int = 0
     """Frames without a receipt."""
+    back: Link | None = None
+    """The other direction."""
     receipts: list[float] | None = None
     """Moments at which receipts arrive, of frames that flying still counts."""
     landed: list[tuple[float, Letter]] | None = None
@@ -140,13 +142,18 @@ class Crowd:
             Worker(index, scenario.seed, is_slow=costs.slowdown.get(index, 1.0) > 1)
             for index in range(scenario.workers)
         ]
+        links: dict[tuple[int, int], Link] = {}
         for worker, peers in zip(self.workers, near, strict=True):
             for peer in peers:
-                link = Link(worker, self.workers[peer])
+                link = links[worker.index, peer] = Link(worker, self.workers[peer])
+                link.back = links.get((peer, worker.index))
+                if link.back is not None:
+                    link.back.back = link
                 worker.outgoing.append(link)
                 self.workers[peer].incoming.append(link)
         self._receipt = ack_size()
-        self._limits = scenario.link
+        self._limits = limits = scenario.link
+        self._window = min(limits.window, max(2, int(limits.window_bytes / max(1.0, parcels.size))))
         self._manner: Manner | None = None
         self._target = scenario.warmup + scenario.steps
         self._left = 0
@@ -253,7 +260,7 @@ class Crowd:
             link.flying -= len(link.receipts) - len(left)
             link.receipts = left
         waiting = sum(moment <= now for moment, _ in link.landed) if link.landed else 0
-        window = min(limits.window, max(2, int(limits.window_bytes / max(1.0, self.parcels.size))))
+        window = self._window
         if link.receiver.held >= limits.mailbox_bytes:
             return link.flying + waiting < window  # what waits is not credited
         return link.flying < window and waiting < limits.mailbox_frames
@@ -268,7 +275,13 @@ class Crowd:
         if self._is_measured(sender):
             sender.sent += size + self._receipt
         letter = Letter(size, now if made is None else made, kind, part, link.life)
-        self.world.at(begin + costs.flight_time(self.rng), self._hear, link, letter)
+        flight = costs.flight_time(self.rng)
+        if link.back is not None and link.back.receipts:  # receipts of what came ride along
+            riding = sender.send_free + flight
+            link.back.receipts = [
+                min(moment, max(riding, moment - self._limits.ack_delay)) for moment in link.back.receipts
+            ]
+        self.world.at(begin + flight, self._hear, link, letter)
 
     def _hear(self, link: Link, letter: Letter) -> None:
         """The head of a frame is here; the receiver's card takes it when it is free."""
@@ -281,7 +294,10 @@ class Crowd:
         there = begin + max(own, costs.transfer_time(size, link.sender.index, begin))
         receiver.held += letter.size
         link.landed = [*(link.landed or ()), (there, letter)]
-        link.receipts = [*(link.receipts or ()), there + costs.flight_time(self.rng)]
+        # A receipt waits for a frame to ride on, unless the credit is running out.
+        is_urgent = link.flying >= self._window - self._window // 4
+        patience = 0.0 if is_urgent else self._limits.ack_delay
+        link.receipts = [*(link.receipts or ()), there + patience + costs.flight_time(self.rng)]
 
     def take(self, worker: Worker) -> list[tuple[Link, Letter]]:
         """Take all that is there as a whole, link by link."""

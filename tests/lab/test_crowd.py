@@ -75,6 +75,26 @@ def test_a_link_has_credit_for_a_window_and_gets_it_back() -> None:
     assert link.flying == 0
 
 
+def test_a_receipt_waits_for_a_frame_to_ride_on_or_for_its_delay() -> None:
+    crowd = make_crowd(2, bandwidth=math.inf, latency=0.001)
+    link = crowd.workers[1].outgoing[0]
+    reverse = crowd.workers[0].outgoing[0]
+    assert link.back is reverse
+    crowd.send(link)
+    crowd.world.run(0.04)
+    crowd.is_ready(link)
+    assert link.flying == 1
+    crowd.world.run(0.06)  # the delay is over
+    crowd.is_ready(link)
+    assert link.flying == 0
+    crowd.send(link)
+    crowd.world.run(0.07)
+    crowd.send(reverse)
+    crowd.world.run(0.075)  # rode along
+    crowd.is_ready(link)
+    assert link.flying == 0
+
+
 def test_frames_that_wait_for_a_slow_receiver_stop_the_credit() -> None:
     crowd = make_crowd(2, bandwidth=math.inf)
     link = crowd.workers[1].outgoing[0]
