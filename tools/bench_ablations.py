@@ -6,13 +6,11 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Self, get_args
+from typing import get_args
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dagrad_bus.lab.ablation_figures import draw
 from dagrad_bus.lab.ablation_pages import SCHEMA, Report, make_report, to_json, to_markdown
@@ -21,6 +19,7 @@ from dagrad_bus.lab.experiment import Experiment
 from dagrad_bus.lab.pool import Found, Pool, Runner, fill, missing
 from dagrad_bus.lab.results import Results
 from dagrad_bus.lab.task import MODELS
+from dagrad_bus.tools.bench_display import BenchDisplay
 from dagrad_bus.tools.tables import make_console
 from dagrad_bus.workers import problem
 
@@ -119,48 +118,19 @@ def _run_study(
     fill(experiments, results, runner, told)
 
 
-class Display(AbstractContextManager["Display"]):
-    """Progress with the time left: a bar on a terminal, else a line a run.
-
-    Args:
-        console: where to.
-    """
+class Display(BenchDisplay):
+    """Progress through runs that take about equally long."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        self._runs, self._number, self._began = 0, 0, 0.0
-
-    def __enter__(self) -> Self:
-        """Show the bar, on a terminal."""
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=self._console)
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.stop()
+        super().__init__(console)
+        self._runs = self._number = 0
 
     def plan(self, runs: int) -> None:
         """Begin: so many runs are missing."""
-        self._runs, self._number, self._began = runs, 0, time.monotonic()
-        if self._bar is not None:
-            self._task = self._bar.add_task("ablations", total=runs)
+        self._runs, self._number = runs, 0
+        self.begin("ablations", runs)
 
     def done(self, study: str, found: str) -> None:
         """Say what a run gave, and how long the rest will take."""
         self._number += 1
-        text = f"[{self._number}/{self._runs}] {study}  {found}"
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._number)
-            self._console.print(text, markup=False)
-        else:
-            self._console.print(f"{text}  {self._left()}", markup=False, soft_wrap=True)
-
-    def _left(self) -> str:
-        seconds = (time.monotonic() - self._began) / self._number * max(0, self._runs - self._number)
-        return f"{seconds // 60:.0f}:{seconds % 60:02.0f} left"
+        self.advance(f"[{self._number}/{self._runs}] {study}  {found}", 1.0)

@@ -6,13 +6,11 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dagrad_bus.errors import UsageError
 from dagrad_bus.lab.paper.bench import Bench, Findings
@@ -25,6 +23,7 @@ from dagrad_bus.lab.paper.tuning import ProcessTuner, Tuner, VirtualTuner, setti
 from dagrad_bus.lab.paper.verdicts import judge
 from dagrad_bus.lab.paper.workloads import WORKLOADS, find_workload
 from dagrad_bus.lab.results import Results
+from dagrad_bus.tools.bench_display import BenchDisplay
 from dagrad_bus.tools.tables import make_console
 
 LISTS = ("--rules", "--rates", "--seeds", "--tune-seeds", "--extra")
@@ -203,52 +202,20 @@ def write_report(findings: Findings, out: Path) -> Report:
     return report
 
 
-class Display(AbstractContextManager["Display"]):
-    """Progress with the time left: a bar on a terminal, else a line a run.
-
-    Args:
-        console: where to.
-    """
+class Display(BenchDisplay):
+    """Progress through cells, by the seconds that each is guessed to take."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        self._phase, self._cells, self._number = "", 0, 0
-        self._began, self._guessed, self._behind = 0.0, 0.0, 0.0
-
-    def __enter__(self) -> Self:
-        """Show the bar, on a terminal."""
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=self._console)
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.stop()
+        super().__init__(console)
+        self._cells = self._number = 0
 
     def plan(self, phase: str, cells: int, missing: Sequence[Cell]) -> None:
         """Begin a phase."""
-        self._phase, self._cells, self._number = phase, cells, 0
-        self._began, self._guessed, self._behind = time.monotonic(), sum(cell.guess for cell in missing), 0.0
-        if self._bar is not None:
-            self._task = self._bar.add_task(phase, total=self._guessed)
+        self._cells, self._number = cells, 0
+        self.begin(phase, sum(cell.guess for cell in missing))
 
     def done(self, cell: Cell, found: str, *, fresh: bool) -> None:
         """Say what a run gave, and how long the phase will still take."""
         self._number += 1
-        self._behind += cell.guess if fresh else 0.0
-        text = f"[{self._number}/{self._cells}] {cell.purpose} {cell.rule} lr {cell.lr:g} seed {cell.seed}  {found}"
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._behind)
-            self._console.print(text, markup=False)
-        else:
-            tail = f"  {self._left()}" if fresh else "  at hand"
-            self._console.print(text + tail, markup=False, soft_wrap=True)
-
-    def _left(self) -> str:
-        seconds = (time.monotonic() - self._began) / self._behind * max(0.0, self._guessed - self._behind)
-        return f"{self._phase}: {seconds // 60:.0f}:{seconds % 60:02.0f} left"
+        what = f"{cell.purpose} {cell.rule} lr {cell.lr:g} seed {cell.seed}"
+        self.advance(f"[{self._number}/{self._cells}] {what}  {found}", cell.guess if fresh else 0.0)

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Self
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from dagrad_bus.errors import UsageError
 from dagrad_bus.lab.interface import why_not
@@ -28,6 +23,7 @@ from dagrad_bus.lab.rivals.rows import Row, make_rows, own_failed
 from dagrad_bus.lab.rivals.scoreboard import Request, Scoreboard
 from dagrad_bus.lab.rivals.systems import OWN, RATES, SYSTEMS, System, find_systems
 from dagrad_bus.lab.rivals.trial import run_trial
+from dagrad_bus.tools.bench_display import BenchDisplay, clock
 from dagrad_bus.tools.bench_paper import join_words
 from dagrad_bus.tools.tables import make_console
 
@@ -181,60 +177,17 @@ def installed(system: System, venvs: Path, display: Display) -> Installed:
         return Installed(sys.executable)
 
 
-class Display(AbstractContextManager["Display"]):
-    """Progress with the time left: a bar on a terminal, else a line a run.
-
-    Args:
-        console: where to.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        self._began, self._guessed, self._behind = 0.0, 0.0, 0.0
-
-    def __enter__(self) -> Self:
-        """Show the bar, on a terminal."""
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-            self._bar = Progress(*columns, console=self._console)
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.stop()
-
-    def say(self, text: str) -> None:
-        """Say a remark."""
-        self._console.print(Text(text), soft_wrap=True)
+class Display(BenchDisplay):
+    """Progress through trials, by the seconds that each is guessed to take."""
 
     def plan(self, seconds: float) -> None:
         """Begin: about how many seconds all runs will take."""
-        self._began, self._guessed, self._behind = time.monotonic(), seconds, 0.0
+        self.begin("runs", seconds)
         self.say(f"about {clock(seconds)} of runs ahead")
-        if self._bar is not None:
-            self._task = self._bar.add_task("runs", total=max(1.0, seconds))
 
     def done(self, trial: Trial, outcome: Outcome, *, fresh: bool) -> None:
         """Say what a run gave, and how long the others will still take."""
-        self._behind += trial.guess if fresh else 0.0
-        tail = self.left() if fresh else "at hand"
-        self.say(f"{describe_trial(trial)}  {describe_outcome(outcome)}  {tail}")
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._behind, description=tail)
-
-    def left(self) -> str:
-        """Return the time left, by how right the guesses were so far."""
-        rest = max(0.0, self._guessed - self._behind)
-        return f"{clock((time.monotonic() - self._began) / max(self._behind, 1.0) * rest)} left"
-
-
-def clock(seconds: float) -> str:
-    """Return minutes and seconds."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+        self.advance(f"{describe_trial(trial)}  {describe_outcome(outcome)}", trial.guess if fresh else 0.0)
 
 
 def describe_trial(trial: Trial) -> str:

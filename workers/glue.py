@@ -278,12 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parse(argv)
     if flags.fetch is None:
         return loop.run(flags, lambda: make_task(from_flags(flags)))
-    try:
-        print(f"wrote {mails.fetch(flags.fetch)}")
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return loop.prepare(lambda: f"wrote {mails.fetch(flags.fetch)}")
 
 
 if __name__ == "__main__":

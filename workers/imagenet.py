@@ -274,12 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parse(argv)
     if flags.make_data is None:
         return loop.run(flags, lambda: make_task(from_flags(flags)))
-    try:
-        print(f"wrote {images.make_data(flags.make_data)} images to {flags.make_data}")
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return loop.prepare(lambda: f"wrote {images.make_data(flags.make_data)} images to {flags.make_data}")
 
 
 if __name__ == "__main__":

@@ -327,6 +327,16 @@ def _end(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
+def prepare(work: Callable[[], str]) -> int:
+    """Do what a program was asked for instead of training, and say what came of it; a known error is one line."""
+    try:
+        print(work())
+    except BusError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def run(flags: argparse.Namespace, make: Callable[[], Task]) -> int:
     """Be a training program's main part: train and return the exit code; a known error is one line.
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from dagrad_bus.errors import UsageError
 from dagrad_bus.rendezvous import Address, publish
 from dagrad_bus.settings import Settings
 from dagrad_bus.workers import loop
@@ -57,6 +58,17 @@ def test_the_mean_of_the_finals_needs_them_all(tmp_path: Path) -> None:
         loop.leave_final(tmp_path, name, model)
     mean = loop.mean_of_finals(tmp_path, members)
     assert mean is not None and mean.tolist() == [0.5, 0.5, 10.0]
+
+
+def test_work_other_than_training_says_what_came_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> str:
+        raise UsageError("no npm here")
+
+    assert loop.prepare(lambda: "wrote it") == 0
+    assert loop.prepare(fail) == 2
+    said = capsys.readouterr()
+    assert said.out == "wrote it\n"
+    assert said.err == "error: no npm here\n"
 
 
 def test_without_members_there_is_no_mean(tmp_path: Path) -> None:
