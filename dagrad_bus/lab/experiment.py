@@ -252,9 +252,14 @@ def run_experiment(experiment: Experiment, task: Task | None = None) -> Result:
         UsageError: a task, a rule or costs that do not fit.
     """
     known = task if task is not None else load_task(experiment.task, experiment.seed, experiment.report)
-    lab = _Lab(experiment, known)
-    lab.time.run()
-    return _summarize(lab)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums depend on how many share them: results must not depend on the caller's machine
+    try:
+        lab = _Lab(experiment, known)
+        lab.time.run()
+        return _summarize(lab)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _summarize(lab: _Lab) -> Result:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -27,15 +27,6 @@ def task() -> Task:
     return load_task("digits-small", 0, "val")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Generator[None]:
-    """So small a model is slower with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def run(task: Task) -> Run:
     """Run an experiment: four workers, each linked to the others, free links, unless changed."""
@@ -53,6 +44,19 @@ def run(task: Task) -> Run:
 def test_equal_experiments_give_equal_results_bit_for_bit(run: Run, rule: RuleName) -> None:
     costs = Costs(tail=0.01, swing=0.5)
     assert run(rule, costs=costs, probes=5) == run(rule, costs=costs, probes=5)
+
+
+def test_the_caller_s_threads_change_no_result_and_are_put_back(run: Run) -> None:
+    before = torch.get_num_threads()
+    found: list[Result] = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(run("state"))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
 
 
 def test_another_seed_gives_another_result(run: Run) -> None:
