@@ -18,7 +18,6 @@ from dagrad_bus.lab.rivals.systems import RATES, SYSTEMS
 from dagrad_bus.tools import bench_peers
 from dagrad_bus.tools.bench_peers import (
     Display,
-    clock,
     describe_outcome,
     describe_trial,
     installed,
@@ -158,4 +157,3 @@ def test_words_for_trials_and_outcomes(trial: Trial) -> None:
     assert describe_outcome(DONE).split() == ["85.0", "%", "20.0", "kB/step", "55.0", "ms/step", "gap", "12", "ms"]
     assert describe_outcome(Outcome(ending="froze", steps=7)) == "froze at step 7"
     assert describe_outcome(Outcome(ending="crashed", reason="why")) == "crashed at step 0: why"
-    assert clock(61.9) == "1:01"
