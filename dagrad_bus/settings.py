@@ -41,7 +41,7 @@ class ExchangeSettings:
     rule: RuleName = "state"
     """``state``: absolute values, mixed; ``gradient``: the paper's text; ``local``: no exchange; ``sync-ps``,
     ``async-ps``: a parameter server; ``gossip-dense``, ``gossip-qsgd``, ``choco``: gossip from the literature."""
-    density: float = 0.01
+    density: float = 0.015
     """Share of the model in one frame, refresh stripe and dirty blocks included; (0, 1]."""
     block: int = 0
     """Elements a block, a power of two up to 256; 1 selects single elements; 0 chooses by model size."""
@@ -53,7 +53,7 @@ class ExchangeSettings:
     """How they are drawn: ``random``; ``complementary`` prefers peers that train unlike us, ``similar`` like us."""
     explore: int = 0
     """Members beyond the neighbours to hold a link with, chosen likewise and anew every minute; 0 to 2."""
-    w0: float = 0.85
+    w0: float = 0.9
     """Weight of one version of typical age against the own value, in (0, 1): q = w0 / (1 - w0)."""
     tau: float = 0.0
     """Age in local steps up to which a version counts fully; 0 tunes it to the median age observed."""
@@ -61,7 +61,7 @@ class ExchangeSettings:
     """Beyond tau the weight falls as (tau / age) ** age_power; 0 switches age weights off."""
     clip: float = 2.0
     """A frame moves the touched values by at most ``clip`` times their own norm; over 0."""
-    wire: WireType = "bf16"
+    wire: WireType = "int8"
     """Value type on the wire."""
     refresh: float = 1 / 16
     """Share of each frame that goes round robin over all blocks; [0, 1]."""

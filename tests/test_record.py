@@ -41,7 +41,7 @@ async def test_one_object_a_line_in_order(tmp_path: Path) -> None:
     await kept.end("closed")
     start, log, sample, end = lines(tmp_path)
     assert (start["event"], start["parameters"], start["block"], start["blocks"]) == ("start", 10, 4, 3)
-    assert start["settings"]["exchange"]["density"] == 0.01
+    assert start["settings"]["exchange"]["density"] == 0.015
     assert "key" not in start["settings"]
     assert (log["event"], log["step"], log["loss"], log["bad"]) == ("log", 1, 0.5, None)
     assert np.frombuffer(base64.b64decode(sample["values"]), "<f4").tolist() == [0, 1, 2]

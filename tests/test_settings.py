@@ -201,7 +201,7 @@ def test_seeds_are_members_and_at_most_one_place() -> None:
 def test_what_run_json_says_of_the_settings_holds_no_secret() -> None:
     text = json.dumps(describe(Settings(key=b"secret")))
     assert "secret" not in text
-    assert json.loads(text)["exchange"]["density"] == 0.01
+    assert json.loads(text)["exchange"]["density"] == 0.015
 
 
 def test_the_base_folder_of_agents_is_known_and_not_read() -> None:

@@ -31,9 +31,9 @@ from dagrad_bus.workers import problem
     "--report", type=click.Choice(get_args(problem.Report)), default="val", show_default=True,
     help="Part of the data that accuracy is of: val to choose by, test to publish.",
 )  # fmt: skip
-@click.option("--workers", type=click.IntRange(2, 256), default=16, show_default=True, help="Workers of a run.")
-@click.option("--steps", type=click.IntRange(1), default=200, show_default=True, help="Steps of each worker.")
-@click.option("--task", type=click.Choice(list(MODELS)), default="digits-small", show_default=True)
+@click.option("--workers", type=click.IntRange(2, 256), default=8, show_default=True, help="Workers of a run.")
+@click.option("--steps", type=click.IntRange(1), default=150, show_default=True, help="Steps of each worker.")
+@click.option("--task", type=click.Choice(list(MODELS)), default="digits-mlp", show_default=True)
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Runs at a time.")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/bench-ablations"), show_default=True,

@@ -23,6 +23,7 @@ from dagrad_bus.lab.paper.tuning import ProcessTuner, Tuner, VirtualTuner, setti
 from dagrad_bus.lab.paper.verdicts import judge
 from dagrad_bus.lab.paper.workloads import WORKLOADS, find_workload
 from dagrad_bus.lab.results import Results
+from dagrad_bus.settings import ExchangeSettings
 from dagrad_bus.tools.bench_display import BenchDisplay
 from dagrad_bus.tools.tables import make_console
 
@@ -91,7 +92,7 @@ def _pairs(text: str | None) -> dict[str, str]:
 @click.option("--rules", metavar="RULE ...", help="Exchange rules.  [all]")
 @click.option("--rates", metavar="LR ...", help="Learning rates to choose from; one: no choice.  [the workload's]")
 @click.option("--seeds", metavar="N ...", help="Seeds of the measurement.  [0 1 2]")
-@click.option("--tune-seeds", metavar="N ...", help="Seeds that rates are chosen over.  [the first of --seeds]")
+@click.option("--tune-seeds", metavar="N ...", help="Seeds that rates are chosen over.  [those of --seeds]")
 @click.option(
     "--tune",
     type=click.Choice(["virtual", "process"]),
@@ -99,7 +100,13 @@ def _pairs(text: str | None) -> dict[str, str]:
 )
 @click.option("--steps", type=click.IntRange(5), help="Steps of each worker.  [the workload's]")
 @click.option("--pace", type=click.FloatRange(0), help="Seconds a step takes at least.  [the workload's]")
-@click.option("--density", type=float, default=0.01, show_default=True, help="Share of the model in one sparse frame.")
+@click.option(
+    "--density",
+    type=float,
+    default=ExchangeSettings().density,
+    show_default=True,
+    help="Share of the model in one sparse frame.",
+)
 @click.option("--extra", metavar="KEY=VALUE ...", help="Further settings, as wire=f16 (DAGRAD_WIRE).")
 @click.option("--quick", is_flag=True, help=f"A look: {QUICK_STEPS} steps, one seed, one rate; no target is judged.")
 @click.option(

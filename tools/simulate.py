@@ -56,11 +56,11 @@ class WordsCommand(click.Command):
 @click.option(
     "--rules", "--rule", multiple=True, metavar="NAME ...", help="Exchange rules, or all-reduce for comparison.  [all]"
 )
-@click.option("--density", metavar="SHARE", help="Share of the model in one sparse frame.  [0.01]")
+@click.option("--density", metavar="SHARE", help="Share of the model in one sparse frame.  [0.015]")
 @click.option("--block", metavar="N", help="Elements a block; 0 chooses by model size.  [0]")
 @click.option("--interval", metavar="STEPS", help="Local steps between two exchanges.  [1]")
 @click.option("--fanout", metavar="N", help="Neighbours that get each frame; 0 means all.  [0]")
-@click.option("--wire", metavar="TYPE", help="Value type of sparse frames: f32, f16, bf16, int8.  [bf16]")
+@click.option("--wire", metavar="TYPE", help="Value type of sparse frames: f32, f16, bf16, int8.  [int8]")
 @click.option("--degree", type=int, default=4, show_default=True, metavar="N", help="Neighbours of each worker, even.")
 @click.option("--stragglers", metavar="K:FACTOR", help="K workers whose steps take FACTOR times as long, as 3:5.")
 @click.option("--swing", type=click.FloatRange(0, 1, max_open=True), default=0.0, metavar="SHARE",

@@ -29,7 +29,7 @@ def exchange_of(port: Any, max_frame: int = 1 << 20, **settings: Any) -> Exchang
 def test_a_frame_never_exceeds_what_may_travel_at_once(connected: Ports) -> None:
     port, _ = connected(2)
     assert exchange_of(port, density=0.4).budget == 50
-    assert exchange_of(port, density=0.4, max_frame=240).budget == 10
+    assert exchange_of(port, density=0.4, max_frame=240, wire="bf16").budget == 10
     assert exchange_of(port, density=0.4, max_frame=8).budget == 1
 
 
@@ -93,7 +93,7 @@ def test_other_wire_types_share_the_values_themselves(connected: Ports, wire: st
 def test_bf16_is_rounded_as_the_codec_rounds(connected: Ports) -> None:
     from dagrad_bus.codec import to_wire
 
-    exchange = exchange_of(connected(2)[0])
+    exchange = exchange_of(connected(2)[0], wire="bf16")
     values = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
     value, coded, _ = exchange.to_wire(values)
     assert value is Value.BF16

@@ -116,7 +116,7 @@ def test_without_a_ready_link_nothing_is_extracted_and_the_change_stays(connecte
 def test_a_lost_frame_is_repeated_and_raises_nothing(connected: Ports, trouble: str) -> None:
     ports = connected(2)
     model = model_of(0)
-    _, optimizer = attached(model, ports[0], block=1, density=0.05, refresh=0.0)
+    _, optimizer = attached(model, ports[0], block=1, density=0.05, refresh=0.0, wire="bf16")
     with torch.no_grad():
         model[2].bias += 100.0
     setattr(ports[0], trouble, False)
@@ -146,7 +146,7 @@ def test_batch_statistics_are_mixed(connected: Ports) -> None:
     models[1][1].running_mean.fill_(5.0)
     run(models, connected(2), 100, refresh=0.5)
     assert models[0][1].running_mean.mean().item() == pytest.approx(models[1][1].running_mean.mean().item(), abs=0.1)
-    assert models[0][1].running_mean.mean().item() > 0.5  # the norm bound slows the way up from zero
+    assert models[0][1].running_mean.mean().item() > 0.3  # the norm bound slows the way up from zero
 
 
 def test_values_that_are_not_finite_do_not_spread(connected: Ports) -> None:

@@ -36,7 +36,7 @@ def test_names_stand_once_where_all_panels_have_the_same(make: MakeReport) -> No
     figure = pytest.importorskip("matplotlib.figure").Figure()
     draw_panels(figure, make("defaults"), 1, 3)
     first, second, _ = figure.axes
-    assert first.get_yticklabels()[0].get_text() == "sync-ps, rate 0.05"
+    assert first.get_yticklabels()[0].get_text() == "sync-ps, rate 0.1"
     assert {text.get_text() for text in second.get_yticklabels()} == {""}
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert sorted(labels) == ["best reference", "mean model", "own replicas", "worst worker"]

@@ -50,7 +50,7 @@ def test_the_best_of_the_references_counts(filled: Filled) -> None:
     report = make_report(study, SCALE, 1, filled(study, 1))
     best = best_reference(report.groups["IID shards"])
     assert best is not None
-    assert best.cell.label == "sync-ps, rate 0.05"  # made up so
+    assert best.cell.label == "sync-ps, rate 0.1"  # made up so
     page = to_markdown([report])
     assert "difference to the best reference, points" in page
     assert "best of its three learning rates" in page

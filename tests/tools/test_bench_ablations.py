@@ -79,7 +79,7 @@ def test_each_study_gets_a_figure_data_and_a_section(played: type[Played], tmp_p
     page = (tmp_path / "ablations.md").read_text()
     assert page.index("## Refresh stripe") < page.index("## Weight of a version")
     assert page in done.stdout
-    assert len(played.made) == 2 * (8 + 12) - 2 * 2 * 1  # both studies hold the base: refresh 1/16, w0 0.85
+    assert len(played.made) == 2 * (8 + 12) - 2 * 2 * 1  # both studies hold the base: refresh 1/16, w0 0.9
 
 
 def test_options_reach_the_runs_and_the_key(played: type[Played], tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_options_reach_the_runs_and_the_key(played: type[Played], tmp_path: Path
     done = invoke(*words, out=tmp_path)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert found["studies"][0]["scale"] == {"task": "digits-small", "workers": 4, "steps": 7, "report": "test"}
+    assert found["studies"][0]["scale"] == {"task": "digits-mlp", "workers": 4, "steps": 7, "report": "test"}
     assert {(run.workers, run.steps, run.report) for run in played.made} == {(4, 7, "test")}
     study = make_study("block", Scale(workers=4, steps=7, report="test"))
     results = Results(tmp_path / "cells.jsonl")

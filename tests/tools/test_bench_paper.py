@@ -85,7 +85,7 @@ def test_options_become_a_request() -> None:
 
 def test_a_quick_look_is_short_and_not_judged() -> None:
     request = make_request(options(quick=True))
-    assert (request.steps, request.seeds, request.rates, request.judged) == (30, (0,), (0.05,), False)
+    assert (request.steps, request.seeds, request.rates, request.judged) == (30, (0,), (0.1,), False)
     assert make_request(options(quick=True, steps=20, seeds="5")).steps == 20
 
 

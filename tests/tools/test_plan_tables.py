@@ -18,7 +18,7 @@ def _text(**options: object) -> str:
 
 def test_every_number_is_named() -> None:
     text = _text(model="301066", workers=8, exchange_wire="int8")
-    for said in ("301 066 elements", "3 011 of 301 066 single elements, int8", "192 B scales", "4 steps/s",
+    for said in ("301 066 elements", "4 516 of 301 066 single elements, int8", "284 B scales", "4 steps/s",
                  "of synchronous dense", "hash-rings, 8 workers, degree 4, 16 links", "rounds to 1e-3", "anchor 1.20 MB",
                  "local.7"):  # fmt: skip
         assert said in text, (said, text)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from dagrad_bus.lab.paper.cells import Cell, Request
 from dagrad_bus.lab.paper.measuring import Measure, Measured
-from dagrad_bus.lab.paper.tuning import Tuned, Tuner, beyond, conclude
+from dagrad_bus.lab.paper.tuning import FINALISTS, Tuned, Tuner, best_rates, beyond, conclude
 from dagrad_bus.lab.results import Results
 
 
@@ -108,20 +108,20 @@ class Bench:
         request = self._request
         if len(request.rates) == 1:
             return {rule: Tuned(request.rates[0], {}) for rule in request.rules}
-        tried = self._try(dict.fromkeys(request.rules, request.rates))
-        further = {rule: rate for rule, found in tried.items() if (rate := beyond(found)) is not None}
-        for rule, found in self._try({rule: (rate,) for rule, rate in further.items()}).items():
+        first = request.tune_seeds[:1]
+        tried = self._try(dict.fromkeys(request.rules, request.rates), first)
+        further = {rule: (rate,) for rule, found in tried.items() if (rate := beyond(found)) is not None}
+        for rule, found in self._try(further, first).items():
             tried[rule] |= found
-        return {rule: conclude(request.rates, found) for rule, found in tried.items()}
+        finalists = {rule: best_rates(found)[:FINALISTS] for rule, found in tried.items()}
+        final = self._try(finalists, request.tune_seeds) if len(request.tune_seeds) > 1 else {}
+        return {rule: conclude(request.rates, found, final.get(rule, {})) for rule, found in tried.items()}
 
-    def _try(self, rates: Mapping[str, Sequence[float]]) -> dict[str, dict[float, float]]:
-        """Return, by rule and rate, the validation accuracy, mean over the seeds of tuning."""
+    def _try(self, rates: Mapping[str, Sequence[float]], seeds: Sequence[int]) -> dict[str, dict[float, float]]:
+        """Return, by rule and rate, the validation accuracy, mean over ``seeds``."""
         request = self._request
         cells = [
-            request.cell("tune", rule, rate, seed)
-            for seed in request.tune_seeds
-            for rule, grid in rates.items()
-            for rate in grid
+            request.cell("tune", rule, rate, seed) for seed in seeds for rule, grid in rates.items() for rate in grid
         ]
         found: dict[str, dict[float, list[float]]] = {rule: {rate: [] for rate in grid} for rule, grid in rates.items()}
         missing = [cell for cell in cells if self._results.get(self._tuning_key(cell)) is None]

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from dagrad_bus.errors import UsageError
 from dagrad_bus.lab.paper.workloads import Workload, find_workload
-from dagrad_bus.settings import RuleName
+from dagrad_bus.settings import ExchangeSettings, RuleName
 
 Purpose = Literal["tune", "measure", "straggler", "alone"]
 
@@ -124,12 +124,12 @@ class Request:
     """Empty: the workload's grid. One rate: nothing is tuned."""
     seeds: tuple[int, ...] = (0, 1, 2)
     tune_seeds: tuple[int, ...] = ()
-    """Seeds that the rate is chosen over; empty: the first of the measurement."""
+    """Seeds that the rate is chosen over; empty: those of the measurement."""
     steps: int = 0
     """Of each worker; 0: the workload's."""
     pace: float = -1.0
     """Seconds a step takes at least; below 0: the workload's."""
-    density: float = 0.01
+    density: float = ExchangeSettings().density
     shards: str = "iid"
     data_dir: str = ""
     extra: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -171,7 +171,7 @@ class Request:
             self,
             model=self.model or workload.models[0],
             rates=self.rates or workload.rates,
-            tune_seeds=self.tune_seeds or self.seeds[:1],
+            tune_seeds=self.tune_seeds or self.seeds,
             steps=self.steps or workload.steps,
             pace=self.pace if self.pace >= 0 else workload.pace,
         )

@@ -12,6 +12,7 @@ from dagrad_bus.lab.paper.bench import Findings
 from dagrad_bus.lab.paper.cells import SETTLE_FACTOR, SLEEP, STRAGGLER_STEPS
 from dagrad_bus.lab.paper.published import ROWS, SETTING, find_published
 from dagrad_bus.lab.paper.rows import Over, Row
+from dagrad_bus.lab.paper.tuning import FINALISTS
 from dagrad_bus.lab.paper.verdicts import Verdict
 from dagrad_bus.lab.paper.workloads import find_workload
 
@@ -175,9 +176,11 @@ def _describe_tuning(findings: Findings) -> str:
     request = findings.request
     if not any(tuned.tried for tuned in findings.tuned.values()):
         return f"One rate was given for all rules: {request.rates[0]:g}."
-    seeds = ", ".join(map(str, request.tune_seeds))
+    seeds = f"seed {request.tune_seeds[0]}"
+    if others := ", ".join(map(str, request.tune_seeds[1:])):
+        seeds += f"; the best {FINALISTS} of them with seed {others} too"
     how = {"virtual": "in virtual time, one process a run", "process": "on real processes"}[findings.tuner]
-    text = f"Chosen by accuracy on the validation part (percent), {how}, seeds {seeds}."
+    text = f"Chosen by accuracy on the validation part (percent), {how}, {seeds}."
     return f"{text}\n\n{table_of_tuning(findings)}"
 
 

@@ -3,7 +3,8 @@
 Few validation samples give many equal accuracies: of those the lower loss counts.
 
 A rule whose best rate lies at an edge of the grid gets one rate more beyond that edge, once; the report says where that
-happened, and where even the added rate was the best.
+happened, and where even the added rate was the best. All rates are tried with the first seed; with the other seeds only the
+best two of them, between which the mean over all seeds decides.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from dagrad_bus.workers.shards import Kind
 
 TIE = 1e-4
 """Accuracy that one nat of loss is worth: less than one sample, for any loss of a model that learned."""
+
+
+FINALISTS = 2
+"""Rates of a rule that are tried with every seed."""
 
 
 class Tuner(Protocol):
@@ -136,19 +141,19 @@ class Tuned:
 
     rate: float
     tried: Mapping[float, float]
-    """Rate, rising, to validation accuracy; empty where one rate was given."""
+    """Rate, rising, to validation accuracy, mean over the seeds it was tried with; empty where one rate was given."""
     note: str = ""
     """What a reader should know."""
 
 
-def best_rate(tried: Mapping[float, float]) -> float:
-    """Return the rate of the highest accuracy; of equals the one nearest to the middle of the grid.
+def best_rates(tried: Mapping[float, float]) -> list[float]:
+    """Return the rates by accuracy, the highest first; of equals the one nearest to the middle of the grid first.
 
     Args:
         tried: rate to accuracy; not empty.
     """
     middle = fmean(log(rate) for rate in tried)
-    return max(tried, key=lambda rate: (tried[rate], -abs(log(rate) - middle), -rate))
+    return sorted(tried, key=lambda rate: (tried[rate], -abs(log(rate) - middle), -rate), reverse=True)
 
 
 def beyond(tried: Mapping[float, float]) -> float | None:
@@ -158,21 +163,22 @@ def beyond(tried: Mapping[float, float]) -> float | None:
         tried: rate to accuracy; a step is the ratio of the two rates at that edge.
     """
     rates = sorted(tried)
-    best = best_rate(tried)
+    best = best_rates(tried)[0]
     if len(rates) < 2 or best not in {rates[0], rates[-1]}:
         return None
     near = rates[1] if best == rates[0] else rates[-2]
     return float(f"{best * best / near:.3g}")
 
 
-def conclude(grid: Sequence[float], tried: Mapping[float, float]) -> Tuned:
+def conclude(grid: Sequence[float], tried: Mapping[float, float], final: Mapping[float, float]) -> Tuned:
     """Return what was found.
 
     Args:
         grid: the declared rates.
-        tried: those and one that may have been added, to validation accuracy.
+        tried: those and one that may have been added, to validation accuracy with the first seed.
+        final: the finalists, to the mean over all seeds; empty with one seed.
     """
-    best, edges = best_rate(tried), {min(tried), max(tried)}
+    best, edges = best_rates(final or tried)[0], {min(tried), max(tried)}
     added = sorted(set(tried) - set(grid))
     note = ""
     if added:
@@ -180,4 +186,4 @@ def conclude(grid: Sequence[float], tried: Mapping[float, float]) -> Tuned:
         note += ", and it is the best: a rate still further out might be better" if best in added else ""
     elif len(tried) > 1 and best in edges:
         note = "best at the edge of the grid"
-    return Tuned(best, dict(sorted(tried.items())), note)
+    return Tuned(best, dict(sorted({**tried, **final}.items())), note)

@@ -64,7 +64,7 @@ WORKLOADS: dict[str, Workload] = {
         batch=32,
         steps=150,
         pace=0.06,
-        rates=(0.02, 0.05, 0.1, 0.2),
+        rates=(0.02, 0.05, 0.1, 0.2, 0.4),
         unit="images",
         virtual={"mlp": "digits-mlp", "conv": "digits-conv"},
     ),

@@ -9,6 +9,7 @@ import pytest
 from dagrad_bus.lab.paper.bench import Bench
 from dagrad_bus.lab.paper.cells import Cell, Request
 from dagrad_bus.lab.paper.measuring import Measured
+from dagrad_bus.lab.paper.tuning import FINALISTS
 from dagrad_bus.lab.results import Results
 
 REQUEST = Request(
@@ -70,7 +71,7 @@ def make_bench(desk: Desk, folder: Path, request: Request = REQUEST) -> Bench:
 def test_every_rule_is_tuned_measured_slowed_down_and_one_worker_trains_alone(desk: Desk, tmp_path: Path) -> None:
     found = make_bench(desk, tmp_path).run()
     assert {rule: tuned.rate for rule, tuned in found.tuned.items()} == {"state": 0.1, "local": 0.1}
-    assert len(desk.tuned) == 3 * 2 * 2
+    assert len(desk.tuned) == 2 * (3 + FINALISTS), "all rates with the first seed, the finalists with the second"
     assert {rule: len(runs) for rule, runs in found.measured.items()} == {"state": 2, "local": 2}
     assert all(run.rates[-1] == 3.0 for run in found.stragglers.values())
     assert found.alone.workers == 1

@@ -19,8 +19,8 @@ def request_() -> Request:
 def test_a_request_takes_what_is_missing_from_its_workload() -> None:
     filled = Request().filled()
     assert (filled.model, filled.steps, filled.pace, filled.rules) == ("mlp", 150, 0.06, RULES)
-    assert filled.rates == (0.02, 0.05, 0.1, 0.2)
-    assert (filled.seeds, filled.tune_seeds) == ((0, 1, 2), (0,))
+    assert filled.rates == (0.02, 0.05, 0.1, 0.2, 0.4)
+    assert (filled.seeds, filled.tune_seeds) == ((0, 1, 2), (0, 1, 2))
     assert Request(steps=7, pace=0.0, rates=(0.3,), tune_seeds=(5,)).filled().pace == 0.0
 
 

@@ -12,7 +12,7 @@ from dagrad_bus.lab.paper.measuring import Measured
 from dagrad_bus.lab.paper.tuning import (
     ProcessTuner,
     VirtualTuner,
-    best_rate,
+    best_rates,
     beyond,
     conclude,
     settings_of,
@@ -23,11 +23,11 @@ GRID = (0.05, 0.1, 0.2)
 
 
 def test_the_best_rate_is_that_of_the_highest_accuracy() -> None:
-    assert best_rate({0.05: 0.9, 0.1: 0.8, 0.2: 0.91}) == 0.2
+    assert best_rates({0.05: 0.9, 0.1: 0.8, 0.2: 0.91}) == [0.2, 0.05, 0.1]
 
 
 def test_of_equals_the_rate_in_the_middle_is_taken() -> None:
-    assert best_rate(dict.fromkeys(GRID, 0.9)) == 0.1
+    assert best_rates(dict.fromkeys(GRID, 0.9))[0] == 0.1
 
 
 @pytest.mark.parametrize(
@@ -52,10 +52,16 @@ def test_one_rate_has_no_edge() -> None:
 def test_what_was_found_says_whether_the_grid_was_wide_enough(
     tried: dict[float, float], rate: float, note: str
 ) -> None:
-    tuned = conclude(GRID, tried)
+    tuned = conclude(GRID, tried, {})
     assert tuned.rate == rate
     assert list(tuned.tried) == sorted(tried)
     assert re.search(note or "^$", tuned.note)
+
+
+def test_between_the_finalists_the_mean_over_all_seeds_decides() -> None:
+    tuned = conclude(GRID, {0.05: 0.7, 0.1: 0.9, 0.2: 0.89}, {0.1: 0.8, 0.2: 0.85})
+    assert tuned.rate == 0.2
+    assert tuned.tried == {0.05: 0.7, 0.1: 0.8, 0.2: 0.85}
 
 
 def test_tuning_on_processes_measures_one_after_the_other(make_run: Callable[..., Measured], tmp_path: Path) -> None:
