@@ -29,6 +29,7 @@ from dagrad_bus.attach.rules import KINDS, LOCKSTEP, ON_GRADIENTS, SERVED, SUMME
 from dagrad_bus.attach.sampling import Sampler
 from dagrad_bus.attach.store import open_rendezvous
 from dagrad_bus.attach.transfer import Transfer
+from dagrad_bus.blocks import Layout
 from dagrad_bus.checksum import crc32c
 from dagrad_bus.errors import BusClosed, BusError, UsageError
 from dagrad_bus.events import MemberEvent
@@ -111,6 +112,11 @@ class Attachment:
     def is_alone(self) -> bool:
         """Whether there is nobody to exchange with."""
         return self._parts is None
+
+    @property
+    def layout(self) -> Layout | None:
+        """How the model is cut into blocks; None when alone."""
+        return self._parts.replica.layout if self._parts is not None else None
 
     @property
     def members(self) -> Mapping[str, str]:

@@ -155,8 +155,7 @@ class _Worker:
         port = self.port
         assert port is not None  # made before the clock starts
         attached = attach(self.model, self.optimizer, port, settings=settings, clock=lab.time.now)
-        parts = attached._parts
-        port.layout = parts.replica.layout if parts is not None else None
+        port.layout = attached.layout
         began = lab.time.now()
         for step in range(1, experiment.steps + 1):
             self._follow(step - 1)

@@ -60,7 +60,7 @@ def test_alone_everything_is_there_and_nothing_happens() -> None:
         train(model, optimizer, 3)
         attachment.log(loss=torch.tensor(1.0, requires_grad=True), accuracy=0.5)
         assert (attachment.index, attachment.count, attachment.name) == (0, 1, "local.0")
-        assert attachment.is_alone and attachment.step_count == 3
+        assert attachment.is_alone and attachment.layout is None and attachment.step_count == 3
         attachment.load_state_dict(attachment.state_dict())
         assert set(attachment.metrics()) == {"counters", "gauges", "histograms"}
     train(twin, its_optimizer, 3)

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log10
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagrad_bus.errors import UsageError
-from dagrad_bus.lab.rivals.rows import Row
+from dagrad_bus.lab.rivals.rows import Accuracy, Row
 from dagrad_bus.lab.rivals.scoreboard import SHARDS
 from dagrad_bus.lab.rivals.systems import OWN, REFERENCE
 from dagrad_bus.workers.shards import Kind
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 TITLES: dict[Kind, str] = {"iid": "IID shards", "sorted": "label-sorted shards"}
 COLOURS = ("#c4511d", "#2a7f62", "#7b5ea7", "#d08a1d", "#8c564b", "#444444")
-OWN_COLOUR = "#1b4f8a"
+MARKERS = ("s", "^", "D", "+", "v", "X")
+"""One a colour; different forms, as points may lie upon one another."""
+OWN_COLOUR, REFERENCE_COLOUR = "#1b4f8a", "#777777"
 _GRID = "#d9d9d9"
 _DPI = 140
-_DENSE = 600.0
-"""Kilobytes a step from which on a name stands left of its point."""
-_NEAR = 0.02
-"""Distance, as logarithm of bytes and as share of right answers, below which names would cover one another."""
+_ROOM = 0.5
+"""Share of the panel's range by which the reference may lie below all others and still be drawn."""
 
 
 def draw(rows: Sequence[Row], file: Path) -> Path:
@@ -41,6 +41,12 @@ def draw(rows: Sequence[Row], file: Path) -> Path:
     panels = [figure.add_subplot(1, len(SHARDS), place + 1) for place in range(len(SHARDS))]
     for axes, kind in zip(panels, SHARDS, strict=True):
         _panel(axes, rows, kind)
+    handles: dict[str, Artist] = {}
+    for axes in panels:
+        found, names = axes.get_legend_handles_labels()
+        handles |= dict(zip(names, found, strict=True))
+    if handles:
+        figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False, fontsize=9)
     figure.savefig(file, dpi=_DPI)
     return file
 
@@ -53,35 +59,36 @@ def _panel(axes: Axes, rows: Sequence[Row], kind: Kind) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("kB a worker and step, at the interface")
     axes.set_ylabel("accuracy of own replicas, mean and worst, %")
-    taken: list[tuple[float, float]] = []
+    reference, low, high = None, 100.0, 0.0
     for number, row in enumerate(rows):
         found = row.accuracy[kind]
         if found is None:
             continue
         if row.system == REFERENCE:
-            axes.axhline(found.mean * 100, color="#9a9a9a", linestyle="--", linewidth=1)
-            axes.annotate(row.title, (0.99, found.mean * 100), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                          fontsize=8, color="#777777")  # fmt: skip
+            reference = found.mean * 100
         elif row.bytes_per_step:
-            place = row.bytes_per_step / 1000
-            near = sum(
-                1 for other, high in taken if abs(log10(other / place)) < _NEAR and abs(high - found.mean) < _NEAR
-            )
-            taken.append((place, found.mean))
-            _point(axes, row, kind, COLOURS[number % len(COLOURS)], near)
+            _point(axes, row, found, number)
+            low, high = min(low, found.worst * 100), max(high, found.mean * 100)
     axes.margins(x=0.25, y=0.12)
+    if reference is not None:
+        _reference(axes, reference, is_near=reference > low - _ROOM * (high - low))
 
 
-def _point(axes: Axes, row: Row, kind: Kind, colour: str, near: int) -> None:
-    """Draw mean and worst; the name of a dense system stands left, above or ``near`` lines lower, of others right."""
-    found = row.accuracy[kind]
+def _point(axes: Axes, row: Row, found: Accuracy, number: int) -> None:
+    """Draw mean and, at the end of a line, the worst worker."""
     assert row.bytes_per_step is not None
-    assert found is not None
     place, mean, worst = row.bytes_per_step / 1000, found.mean * 100, found.worst * 100
-    is_own, is_dense = row.system == OWN, place > _DENSE
-    shade = OWN_COLOUR if is_own else colour
+    is_own, kind = row.system == OWN, number % len(COLOURS)
+    shade = OWN_COLOUR if is_own else COLOURS[kind]
     axes.plot([place, place], [worst, mean], color=shade, linewidth=1, alpha=0.6)
-    axes.plot([place], [mean], marker="o" if is_own else "s", markersize=9 if is_own else 6, color=shade)
-    offset = (-7, 4 - 10 * near) if is_dense else (7, -10 - 10 * near)
-    axes.annotate(row.title, (place, mean), xytext=offset, textcoords="offset points", fontsize=8, color=shade,
-                  ha="right" if is_dense else "left")  # fmt: skip
+    axes.plot([place], [mean], marker="o" if is_own else MARKERS[kind], markersize=10 if is_own else 8, color=shade,
+              markeredgewidth=1.8, fillstyle="full" if is_own else "none", linestyle="", label=row.title)  # fmt: skip
+
+
+def _reference(axes: Axes, accuracy: float, *, is_near: bool) -> None:
+    """Say what is reached without exchange; as a line where that does not press all others together."""
+    if is_near:
+        axes.axhline(accuracy, color=REFERENCE_COLOUR, linestyle="--", linewidth=1, label="no exchange")
+        return
+    axes.annotate(f"no exchange: {accuracy:.1f} %, far below", (0.02, 0.02), xycoords="axes fraction", fontsize=9,
+                  color=REFERENCE_COLOUR)  # fmt: skip
