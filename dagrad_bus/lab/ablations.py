@@ -324,7 +324,7 @@ def make_block(scale: Scale) -> Study:
 
 def make_refresh(scale: Scale) -> Study:
     """Return the share of each frame that goes round robin."""
-    names = {0.0: "0", 1 / 16: "1/16", 1 / 4: "1/4", 1 / 2: "1/2"}
+    names = {0.0: "0", 1 / 16: "1/16", 1 / 4: "1/4", 1 / 2: "1/2", 1.0: "1"}
     rows = [(f"refresh {name}", share, replace(EXCHANGE, refresh=share)) for share, name in names.items()]
     return Study(
         name="refresh", title="Refresh stripe", axis="value", axis_label="share of a frame that goes round robin",

@@ -71,12 +71,12 @@ def test_the_page_has_a_table_a_panel_and_measured_bytes(filled: Filled) -> None
 def test_a_study_that_is_not_finished_says_so(tmp_path: Path, made_up: MadeUp) -> None:
     study, results = make_study("refresh", SCALE), Results(tmp_path / "cells.jsonl")
     nothing = make_report(study, SCALE, 2, results)
-    assert "0 of 16 runs" in to_markdown([nothing])
+    assert "0 of 20 runs" in to_markdown([nothing])
     results.put(study.cells[0].experiment.key, made_up())
     report = make_report(study, SCALE, 2, results)
     assert not report.is_whole
     assert len(report.rows) == 1
-    assert "1 of 16 runs" in to_markdown([report])
+    assert "1 of 20 runs" in to_markdown([report])
 
 
 def test_runs_that_diverged_are_counted(tmp_path: Path, made_up: MadeUp) -> None:

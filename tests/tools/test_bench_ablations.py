@@ -79,7 +79,7 @@ def test_each_study_gets_a_figure_data_and_a_section(played: type[Played], tmp_p
     page = (tmp_path / "ablations.md").read_text()
     assert page.index("## Refresh stripe") < page.index("## Weight of a version")
     assert page in done.stdout
-    assert len(played.made) == 2 * (8 + 12) - 2 * 2 * 1  # both studies hold the base: refresh 1/16, w0 0.9
+    assert len(played.made) == 2 * (10 + 12) - 2 * 2 * 1  # both studies hold the base: refresh 1/16, w0 0.9
 
 
 def test_options_reach_the_runs_and_the_key(played: type[Played], tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_stopped_and_called_again_it_goes_on(played: type[Played], tmp_path: Pat
     assert "call it again to go on" in done.output
     played.stop = None
     assert invoke("--study", "refresh", "--seeds", "1", out=tmp_path).exit_code == 0
-    assert len(played.made) == 8
+    assert len(played.made) == 10
     assert invoke("--study", "refresh", "--seeds", "1", out=tmp_path).exit_code == 0
-    assert len(played.made) == 8
+    assert len(played.made) == 10
 
 
 def test_an_unknown_study_is_refused(tmp_path: Path) -> None:
@@ -127,5 +127,5 @@ def test_a_tiny_study_is_really_made(tmp_path: Path) -> None:
     done = invoke(*words, out=tmp_path)
     assert done.exit_code == 0, done.output
     rows = json.loads((tmp_path / "refresh.json").read_text())["rows"]
-    assert len(rows) == 8
+    assert len(rows) == 10
     assert all(0 < row["accuracy"]["mean"] <= 1 and row["bytes_per_step"]["mean"] > 0 for row in rows)
