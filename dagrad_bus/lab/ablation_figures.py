@@ -49,9 +49,9 @@ def draw_panels(figure: Figure, report: Report, down: int, across: int) -> None:
     study, scale = report.study, report.scale
     seeds = f"{report.seeds} seeds, ± standard deviation" if report.seeds > 1 else "1 seed"
     state = "" if report.is_whole else "; NOT FINISHED"
-    figure.suptitle(
-        f"{study.title}\n{scale.task}, {scale.workers} workers, {scale.steps} steps, {seeds}{state}", fontsize=11
-    )
+    lengths = sorted({cell.experiment.steps for cell in study.cells})
+    steps = f"{' to '.join(map(str, dict.fromkeys((lengths[0], lengths[-1]))))} steps"
+    figure.suptitle(f"{study.title}\n{scale.task}, {scale.workers} workers, {steps}, {seeds}{state}", fontsize=11)
     for number, (group, rows) in enumerate(report.groups.items()):
         axes = figure.add_subplot(down, across, number + 1)
         axes.spines[["top", "right"]].set_visible(False)

@@ -23,7 +23,7 @@ def test_studies_are_small_and_say_what_they_ask(studies: dict[str, Study]) -> N
         assert study.title
         assert study.question.endswith("?")
         assert study.axis == "names" or study.axis_label
-        assert 8 <= len(study.cells) <= 33
+        assert 8 <= len(study.cells) <= 42
 
 
 def test_no_two_cells_of_a_study_are_the_same_run(studies: dict[str, Study]) -> None:
