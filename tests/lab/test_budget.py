@@ -30,7 +30,7 @@ def test_a_fitted_density_costs_the_same(changes: dict[str, object]) -> None:
 def test_fewer_exchanges_leave_room_for_larger_frames() -> None:
     wanted = bytes_a_step(P, EXCHANGE, 4, 0.05)
     found = [fit_density(P, replace(EXCHANGE, interval=interval), wanted, 4, 0.05) for interval in (1, 2, 4)]
-    assert found[0] == pytest.approx(0.01, rel=0.05)
+    assert found[0] == pytest.approx(EXCHANGE.density, rel=0.05)
     assert found[0] < found[1] < found[2]
 
 
