@@ -144,9 +144,9 @@ def test_integer_buffers_take_the_maximum(connected: Ports, monkeypatch: pytest.
 def test_batch_statistics_are_mixed(connected: Ports) -> None:
     models = [model_of(0), model_of(1)]
     models[1][1].running_mean.fill_(5.0)
-    run(models, connected(2), 100, refresh=0.5)
+    run(models, connected(2), 100, refresh=0.5, w0=0.85, wire="bf16")
     assert models[0][1].running_mean.mean().item() == pytest.approx(models[1][1].running_mean.mean().item(), abs=0.1)
-    assert models[0][1].running_mean.mean().item() > 0.3  # the norm bound slows the way up from zero
+    assert models[0][1].running_mean.mean().item() > 0.5  # the norm bound slows the way up from zero
 
 
 def test_values_that_are_not_finite_do_not_spread(connected: Ports) -> None:
