@@ -58,6 +58,7 @@ class Layout:
             frozen parameters not at all.
         integers: integer buffers, in the order of their own vector.
         block: elements a block, a power of two from 1 to 256.
+        buffer_size: how many of the last floating elements are buffers.
 
     Raises:
         UsageError: nothing to exchange, a name twice, or a block size out of range.
@@ -66,6 +67,7 @@ class Layout:
     entries: tuple[Entry, ...]
     integers: tuple[Entry, ...]
     block: int
+    buffer_size: int = 0
 
     def __post_init__(self) -> None:
         """Check every bound."""
@@ -87,6 +89,16 @@ class Layout:
     def blocks(self) -> int:
         """``nB``: blocks of floating elements, the last one perhaps ragged."""
         return -(-self.size // self.block)
+
+    @cached_property
+    def parameter_blocks(self) -> int:
+        """Blocks of parameters alone, the first ones; a block that parameters and buffers share counts as buffers."""
+        return (self.size - self.buffer_size) // self.block if self.buffer_size else self.blocks
+
+    @property
+    def buffer_blocks(self) -> int:
+        """Blocks with elements of floating buffers: ``parameter_blocks .. blocks - 1``."""
+        return self.blocks - self.parameter_blocks
 
     @cached_property
     def integer_size(self) -> int:

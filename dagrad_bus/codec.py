@@ -159,7 +159,8 @@ def scale_group(block: int) -> int:
     """Return how many consecutive blocks of a frame share one scale of INT8: those of 64 elements, at least one block.
 
     Small blocks would else carry more scale than value. What stands beside one another in a frame lies near in the
-    model, in one layer mostly, so their magnitudes are alike: measured without loss down to single elements.
+    model, in one layer mostly, so their magnitudes are alike: measured without loss down to single elements. That holds for
+    parameters only: see :mod:`dagrad_bus.attach.plan` for buffers.
     """
     return max(1, SCALED_ELEMENTS // block)
 

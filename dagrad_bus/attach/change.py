@@ -24,7 +24,7 @@ class OwnChange:
     """
 
     def __init__(self, layout: Layout, x: Tensor) -> None:
-        self._projection = Projection(layout.digest, layout.size)
+        self._projection = Projection(layout.digest, layout.size - layout.buffer_size)
         self._positions = torch.from_numpy(self._projection.positions).to(x.device)
         self._last = x[self._positions]
         self._own = torch.zeros_like(self._last)

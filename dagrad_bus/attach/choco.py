@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 
 from dagrad_bus.attach.chooser import Chooser
-from dagrad_bus.attach.exchange import Exchange, Indices, Plan, Rows
+from dagrad_bus.attach.exchange import Exchange, Rows
 from dagrad_bus.attach.kernels import gather, scatter
+from dagrad_bus.attach.plan import Indices, Plan, Turn
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.codec import from_wire
 from dagrad_bus.ids import NodeId
@@ -82,7 +83,8 @@ class ChocoRule:
         self._copies: dict[NodeId, Tensor] = {}
         self._unknown: set[NodeId] = set()
         """Peers whose copy may have unknown blocks."""
-        self._chooser = Chooser(layout.blocks, layout.block, settings.seed, replica.device)
+        self._parameters = layout.parameter_blocks
+        self._chooser = Chooser(self._parameters, layout.block, settings.seed, replica.device)
         self._everything = np.arange(layout.blocks, dtype=np.int64)
 
     def before_step(self, scale: float) -> None:
@@ -94,7 +96,10 @@ class ChocoRule:
         if step % self._exchange.settings.interval:
             return
         plan = self._exchange.plan(repeats=True)
-        if plan is not None:
+        if plan is not None and plan.turn is Turn.BUFFERS:
+            rows = gather(self._replica.flat, self._block, plan.buffers)
+            self._send(plan, plan.buffers[np.isfinite(rows).all(axis=1)], step, exactly=True)
+        elif plan is not None:
             self._publish(plan, step)
         self._pull()
 
@@ -176,15 +181,20 @@ class ChocoRule:
         forced = plan.forced()
         forced = forced[np.isfinite(gather(sent, block, forced)).all(axis=1)]  # a diverged replica does not spread
         scatter(own, block, forced, gather(sent, block, forced))  # as good as public: the choice passes them over
-        top = self._chooser.top(sent, own, plan.budget - len(forced))
+        end = self._parameters * block
+        top = self._chooser.top(sent[:end], own[:end], plan.budget - len(forced))
         indices = np.concatenate([forced, top])
         indices.sort(kind="stable")  # two rising runs: merged in one pass
         self._exchange.metrics.gauge("residual_norm", self._chooser.norm)
         self._exchange.metrics.count("blocks_poisoned", self._chooser.poisoned)
+        self._send(plan, indices, step)
+
+    def _send(self, plan: Plan, indices: Indices, step: int, *, exactly: bool = False) -> None:
+        """Make blocks public as the receivers decode them."""
         if len(indices):
-            wire = self._exchange.to_wire(gather(x, block, indices))
+            wire = self._exchange.to_wire(gather(self._replica.flat, self._block, indices), exactly=exactly)
             value, coded, scales = wire
-            scatter(own, block, indices, np.asarray(from_wire(coded, scales, value), np.float32))
+            scatter(self._own, self._block, indices, np.asarray(from_wire(coded, scales, value), np.float32))
             self._exchange.ship(plan, indices, wire, Kind.STATE, step)
 
     def _as_sent(self, x: Tensor) -> Tensor:

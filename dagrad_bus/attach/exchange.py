@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from dagrad_bus.affinity import Affinity
+from dagrad_bus.attach.plan import NONE, Indices, Plan, Turn, buffers_of, whose_turn
 from dagrad_bus.attach.port import Port
 from dagrad_bus.blocks import Layout, Stripe, frame_budget
 from dagrad_bus.book import Book
@@ -29,8 +30,6 @@ from dagrad_bus.peers import Explorer, make_choice
 from dagrad_bus.settings import ExchangeSettings
 from dagrad_bus.wire import Kind
 
-INTEGER_PERIOD = 256
-"""Every so many exchanges the integer buffers travel instead of a frame of values."""
 SKETCH_PERIOD = 1.0
 """Seconds between two sketches: heartbeats carry them."""
 FRAME_OVERHEAD = 8
@@ -38,31 +37,12 @@ FRAME_OVERHEAD = 8
 VALUES = {"f32": Value.F32, "f16": Value.F16, "bf16": Value.BF16, "int8": Value.INT8}
 WIDTHS = {"f32": 4, "f16": 2, "bf16": 2, "int8": 1}
 
-Indices = NDArray[np.int64]
+FEW = 4096
+"""Elements that a frame of buffers may hold whatever the density."""
+
 Rows = NDArray[np.float32]
 Wire = tuple[Value, NDArray[np.generic], Rows | None]
 """Type, values [n, B] and scales of a frame, as :func:`~dagrad_bus.codec.to_wire` makes them."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Plan:
-    """A frame to be filled."""
-
-    ready: tuple[NodeId, ...]
-    """Links that get it."""
-    selected: tuple[NodeId, ...]
-    """Links it is meant for, the ready ones included."""
-    budget: int
-    """Blocks it may hold."""
-    stripe: Stripe
-    dirty: Indices
-    """Repeats, none of them in the stripe."""
-    integers: bool
-    """Whether it is the integer buffers' turn."""
-
-    def forced(self) -> Indices:
-        """Return stripe and dirty blocks, distinct, rising."""
-        return np.sort(np.concatenate([self.stripe.indices(), self.dirty]))
 
 
 @dataclass(slots=True)
@@ -123,7 +103,7 @@ class Exchange:
         self._port = port
         self._kinds = kinds
         self._clock = clock
-        self._book = Book(layout.blocks)
+        self._book = Book(max(1, layout.parameter_blocks))
         self._ages = AgeTracker(settings.tau)
         self._steps = StepClock()
         self._rng = np.random.default_rng(
@@ -134,7 +114,9 @@ class Exchange:
         self._explorer = Explorer(self._choice, settings.explore)
         self._news = NO_NEWS
         self._sketched_at = -np.inf
-        self._most = max(1, max_frame // (layout.block * WIDTHS[settings.wire] + FRAME_OVERHEAD))
+        self._most, self._most_exact = (
+            max(1, max_frame // (layout.block * width + FRAME_OVERHEAD)) for width in (WIDTHS[settings.wire], 4)
+        )
         self.set_density(settings.density)
         self.links: tuple[LinkState, ...] = ()
         """Links that are up, by peer, as the port was read last."""
@@ -164,7 +146,7 @@ class Exchange:
 
     def set_density(self, density: float) -> None:
         """Let frames hold another share of the model from now on; ``max_frame`` bytes at most, as ever."""
-        total, stripe = frame_budget(density, self._layout.blocks, self.settings.refresh)
+        total, stripe = frame_budget(density, self._layout.parameter_blocks, self.settings.refresh)
         self._budget, self._stripe_size = min(total, self._most), min(stripe, total, self._most)
 
     @property
@@ -291,11 +273,13 @@ class Exchange:
         self._jobs += 1
         return JobId(self._jobs)
 
-    def plan(self, *, repeats: bool) -> Plan | None:
+    def plan(self, *, repeats: bool, integers: bool = False) -> Plan | None:
         """Say what the next frame holds and who gets it; None where no selected link is ready.
 
         Args:
-            repeats: whether the frame has a refresh stripe and dirty blocks (values do, increments do not).
+            repeats: whether the frame has a refresh stripe and dirty blocks, and buffers their turn (values do, increments
+                do not).
+            integers: whether integer buffers have a turn as well.
         """
         links = [link for link in self.links if link.peer not in self.spared]
         ready = tuple(link.peer for link in links if link.ready)
@@ -306,17 +290,28 @@ class Exchange:
         if self.settings.fanout:
             selected = ready = self._choice.choose(ready, self.settings.fanout)
         self._exchanges += 1
-        integers = repeats and self._layout.integer_size > 0 and self._exchanges % INTEGER_PERIOD == 0
+        turn = whose_turn(self._layout, self._exchanges, integers=integers) if repeats else Turn.PARAMETERS
+        if turn is not Turn.PARAMETERS:
+            most = min(max(self._budget, FEW // self._layout.block), self._most_exact)
+            buffers = buffers_of(self._layout, self._exchanges, most) if turn is Turn.BUFFERS else NONE
+            return Plan(ready, selected, self._budget, turn, Stripe(0, 0, 1), NONE, buffers)
         stripe = self._book.stripe(ready, self._stripe_size if repeats else 0)
         room = min(int(self._budget * self.settings.dirty), self._budget - stripe.size)
-        dirty = self._book.dirty_blocks(ready, room) if repeats else np.empty(0, np.int64)
+        dirty = self._book.dirty_blocks(ready, room) if repeats else NONE
         if len(dirty):
             dirty = dirty[(dirty - stripe.start) % stripe.total >= stripe.size]
-        return Plan(ready, selected, self._budget, stripe, dirty, integers)
+        return Plan(ready, selected, self._budget, turn, stripe, dirty, NONE)
 
-    def to_wire(self, values: Rows) -> Wire:
-        """Convert finite float32[n, B] to the wire type of the settings; bf16 where f16 does not reach."""
+    def to_wire(self, values: Rows, *, exactly: bool = False) -> Wire:
+        """Convert finite float32[n, B] to the wire type of the settings; bf16 where f16 does not reach.
+
+        Args:
+            values: what travels.
+            exactly: whether small values matter as much as large ones: bf16 then, unless the settings say f32.
+        """
         value = VALUES[self.settings.wire]
+        if exactly and value is not Value.F32:
+            value = Value.BF16
         if value is Value.F16 and not fits_f16(values):
             value = Value.BF16
             self.metrics.count("frames_widened")
@@ -335,13 +330,14 @@ class Exchange:
     def ship(self, plan: Plan, indices: Indices, wire: Wire, kind: Kind, step: int) -> bool:
         """Hand a frame over and enter it into the book; False where the bus had no room.
 
-        Gradient and integer frames are never repeated, so the book does not hear of them.
+        Frames of gradients and of buffers are never repeated, so the book does not hear of them: the former must not be, the
+        latter come again anyway.
         """
         job = self.next_job()
         value, values, scales = wire
         chosen, parts = Selection(indices, values, scales), (plan.stripe.size, len(plan.dirty))
         outgoing = Outgoing(job, plan.ready, kind, value, chosen, Step(step), self.rate, self._clock(), *parts)
-        booked = kind is Kind.STATE and value is not Value.I64
+        booked = kind is Kind.STATE and plan.turn is Turn.PARAMETERS
         if booked:
             self._book.planned(job, plan.ready, plan.selected, indices, plan.stripe)
         taken = self._port.publish(outgoing)
@@ -393,7 +389,7 @@ class Exchange:
 
     def load_state_dict(self, state: ExchangeState) -> None:
         """Restore what :meth:`state_dict` returned; what was on its way is owed to nobody."""
-        self._book = Book(self._layout.blocks, state["frontier"])
+        self._book = Book(max(1, self._layout.parameter_blocks), state["frontier"])
         self._exchanges, self._jobs = state["exchanges"], state["jobs"]
         self._rng.bit_generator.state = state["peers"]
         self._ages = AgeTracker(self.settings.tau)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from dagrad_bus.attach.chooser import Chooser
-from dagrad_bus.attach.exchange import Exchange, Indices, Rows
+from dagrad_bus.attach.exchange import Exchange, Rows
 from dagrad_bus.attach.kernels import gather, scatter
+from dagrad_bus.attach.plan import Indices
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.mixing import Version
 from dagrad_bus.wire import Kind
@@ -69,7 +70,7 @@ class GradientRule:
         if frame is None or not len(frame[0]) or step % self._exchange.settings.interval:
             return
         plan = self._exchange.plan(repeats=False)
-        if plan is not None and not plan.integers:
+        if plan is not None:
             indices, values = frame
             self._exchange.ship(plan, indices, self._exchange.to_wire(values), Kind.GRADIENT, step)
 

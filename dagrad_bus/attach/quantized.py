@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dagrad_bus.attach.blend import Blender
-from dagrad_bus.attach.exchange import Exchange, Indices, Rows
+from dagrad_bus.attach.exchange import Exchange, Rows
+from dagrad_bus.attach.kernels import gather
+from dagrad_bus.attach.plan import Indices, Turn, buffers_of, whose_turn
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.checksum import crc32c
 from dagrad_bus.errors import UsageError
@@ -62,8 +64,8 @@ def quantize(values: Rows, rng: np.random.Generator) -> tuple[NDArray[np.int8], 
 class QuantizedRule:
     """Averages with whoever sent, and sends quantized values.
 
-    ``density``, ``w0``, ``wire`` and ages play no part. Integer buffers stay each worker's own. A model over one frame
-    travels in parts, one a step.
+    ``density``, ``w0``, ``wire`` and ages play no part. Floating buffers travel exactly, in every eighth frame; integer
+    buffers stay each worker's own. A model over one frame travels in parts, one a step.
 
     Args:
         replica: read and moved.
@@ -84,9 +86,10 @@ class QuantizedRule:
         self._exchange = exchange
         self._rng = np.random.default_rng([exchange.settings.seed, crc32c(who.encode())])
         self._blender = Blender(layout.blocks, layout.block, math.inf, replica.device)
-        self._size = max(1, min(layout.blocks, exchange.max_frame // (layout.block + BLOCK_BYTES)))
+        self._size = max(1, exchange.max_frame // (layout.block + BLOCK_BYTES))
         self._next = 0
         """The first block of the next frame."""
+        self._frames = 0
 
     def before_step(self, scale: float) -> None:
         """Do nothing: this rule never looks at a gradient."""
@@ -127,14 +130,25 @@ class QuantizedRule:
 
     def _publish(self, peers: tuple[NodeId, ...], step: int) -> None:
         layout = self._replica.layout
-        start, stop = self._next, min(self._next + self._size, layout.blocks)
-        self._next = stop % layout.blocks
-        values: Rows = self._replica.flat.view(-1, layout.block)[start:stop].cpu().numpy()
-        indices = np.arange(start, stop, dtype=np.int64)
-        finite = np.flatnonzero(np.isfinite(values).all(axis=1))
-        if len(finite) < len(indices):  # a diverged replica does not spread
-            self._exchange.metrics.count("blocks_poisoned", len(indices) - len(finite))
-            values, indices = values[finite], indices[finite]
+        self._frames += 1
+        if whose_turn(layout, self._frames, integers=False) is Turn.BUFFERS:
+            most = max(1, self._exchange.max_frame // (4 * layout.block + BLOCK_BYTES))
+            indices, values = self._finite(buffers_of(layout, self._frames, most))
+            if len(indices):
+                self._exchange.post(peers, indices, values, Kind.STATE, step)
+            return
+        start, stop = self._next, min(self._next + self._size, layout.parameter_blocks)
+        self._next = stop % layout.parameter_blocks
+        indices, values = self._finite(np.arange(start, stop, dtype=np.int64))
         if len(indices):
             levels, scales = quantize(values, self._rng)
             self._exchange.post(peers, indices, levels, Kind.STATE, step, scales)
+
+    def _finite(self, indices: Indices) -> tuple[Indices, Rows]:
+        """Return those blocks that hold numbers, and their values: a diverged replica does not spread."""
+        values = gather(self._replica.flat, self._replica.layout.block, indices)
+        finite = np.flatnonzero(np.isfinite(values).all(axis=1))
+        if len(finite) == len(indices):
+            return indices, values
+        self._exchange.metrics.count("blocks_poisoned", len(indices) - len(finite))
+        return indices[finite], values[finite]

@@ -51,7 +51,10 @@ class Replica:
         _check_optimizers(self._floating, optimizers)
         entries = tuple(_entry(slot) for slot in self._floating)
         size = sum(entry.size for entry in entries)
-        self.layout = Layout(entries, tuple(_entry(slot) for slot in self._integer), block or choose_block(size))
+        self.trainable = sum(slot.tensor.numel() for slot in self._floating if slot.tensor.requires_grad)
+        """Elements of parameters; they stand before those of buffers."""
+        integers = tuple(_entry(slot) for slot in self._integer)
+        self.layout = Layout(entries, integers, block or choose_block(size), size - self.trainable)
         self.device = self._floating[0].tensor.device
         self._offsets = np.cumsum([0, *(entry.size for entry in entries)])
         self.flat = torch.zeros(self.layout.blocks * self.layout.block, dtype=torch.float32, device=self.device)
@@ -67,8 +70,6 @@ class Replica:
             if self.is_view:
                 for slot, part in zip(self._floating, self._parts, strict=True):
                     slot.repoint(part)
-        self.trainable = sum(slot.tensor.numel() for slot in self._floating if slot.tensor.requires_grad)
-        """Elements of parameters; they stand before those of buffers."""
         self._expected = [slot.tensor.data_ptr() for slot in self._floating]
 
     def describe(self) -> str:

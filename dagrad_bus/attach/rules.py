@@ -19,9 +19,10 @@ from torch import Tensor
 
 from dagrad_bus.attach.async_ps import PushRule, ServeRule
 from dagrad_bus.attach.choco import ChocoRule
-from dagrad_bus.attach.exchange import Exchange, Indices
+from dagrad_bus.attach.exchange import Exchange
 from dagrad_bus.attach.gossip import PairRule
 from dagrad_bus.attach.gradient import GradientRule
+from dagrad_bus.attach.plan import Indices
 from dagrad_bus.attach.quantized import QuantizedRule
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.attach.role import Role

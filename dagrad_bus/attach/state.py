@@ -16,8 +16,9 @@ from dagrad_bus.affinity import compare
 from dagrad_bus.attach.blend import Blender
 from dagrad_bus.attach.change import OwnChange
 from dagrad_bus.attach.chooser import Chooser
-from dagrad_bus.attach.exchange import Exchange, Indices, Plan
+from dagrad_bus.attach.exchange import Exchange
 from dagrad_bus.attach.kernels import gather, scatter
+from dagrad_bus.attach.plan import Indices, Plan, Turn
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.blocks import gather_blocks
 from dagrad_bus.codec import Value
@@ -44,7 +45,8 @@ class StateRule:
         self._exchange = exchange
         self._block = layout.block
         self._anchor = replica.flat.clone()
-        self._chooser = Chooser(layout.blocks, layout.block, settings.seed, replica.device)
+        self._parameters = layout.parameter_blocks
+        self._chooser = Chooser(self._parameters, layout.block, settings.seed, replica.device)
         self._blender = Blender(layout.blocks, layout.block, settings.clip, replica.device)
         self._change = OwnChange(layout, replica.flat) if exchange.scores_peers else None
 
@@ -57,11 +59,13 @@ class StateRule:
         self._mix(step)
         if step % self._exchange.settings.interval:
             return
-        plan = self._exchange.plan(repeats=True)
+        plan = self._exchange.plan(repeats=True, integers=True)
         if plan is None:
             return
-        if plan.integers:
+        if plan.turn is Turn.INTEGERS:
             self._publish_integers(plan, step)
+        elif plan.turn is Turn.BUFFERS:
+            self._send(plan, self._finite(plan.buffers), step, exactly=True)
         else:
             self._publish(plan, step)
 
@@ -116,6 +120,8 @@ class StateRule:
     def _compare(self, versions: Sequence[Version]) -> None:
         """Say how alike the senders of ``versions`` and we moved, by a part of each frame that costs little."""
         for version in versions:
+            if version.indices[0] >= self._parameters:  # statistics do not say where a worker is going
+                continue
             stride = max(1, len(version.indices) * self._block // COMPARED)
             some = version.indices[::stride]
             own, anchor = (gather(vector, self._block, some) for vector in (self._replica.flat, self._anchor))
@@ -126,16 +132,20 @@ class StateRule:
         forced = self._finite(plan.forced())
         # Forced blocks are as good as shared: their difference is zero, so the choice below passes them over.
         scatter(anchor, block, forced, gather(x, block, forced))
-        top = self._chooser.top(x, anchor, plan.budget - len(forced))
+        end = self._parameters * block
+        top = self._chooser.top(x[:end], anchor[:end], plan.budget - len(forced))
         indices = np.concatenate([forced, top])
         indices.sort(kind="stable")  # two rising runs: merged in one pass
         self._exchange.metrics.gauge("residual_norm", self._chooser.norm)
         self._exchange.metrics.count("blocks_poisoned", self._chooser.poisoned)
+        self._send(plan, indices, step)
+
+    def _send(self, plan: Plan, indices: Indices, step: int, *, exactly: bool = False) -> None:
         if not len(indices):
             return
-        values = gather(x, block, indices)
-        wire = self._exchange.to_wire(values)
-        scatter(anchor, block, indices, self._exchange.as_shared(values, wire))
+        values = gather(self._replica.flat, self._block, indices)
+        wire = self._exchange.to_wire(values, exactly=exactly)
+        scatter(self._anchor, self._block, indices, self._exchange.as_shared(values, wire))
         self._exchange.ship(plan, indices, wire, Kind.STATE, step)
 
     def _finite(self, indices: Indices) -> Indices:

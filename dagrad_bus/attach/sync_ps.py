@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dagrad_bus.attach.dense import DenseIntake, DensePost, Rows
-from dagrad_bus.attach.exchange import Exchange, Indices
+from dagrad_bus.attach.exchange import Exchange
+from dagrad_bus.attach.plan import Indices
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.attach.role import Role
 from dagrad_bus.errors import BarrierBroken

@@ -55,6 +55,26 @@ def test_dense_gossip_keeps_nothing_and_takes_buckets(connected: Ports, name: Ru
     restore(rule, {})
 
 
+@pytest.mark.parametrize("block", [1, 64])
+@pytest.mark.parametrize("name", ["choco", "gossip-qsgd"])
+def test_no_rule_rounds_a_small_variance_away(connected: Ports, name: RuleName, block: int) -> None:
+    settings = ExchangeSettings(rule=name, density=0.3, block=64 if name == "gossip-qsgd" else block)
+    variances, made = torch.logspace(-5, 2, 90), list[Any]()
+    for port in connected(2):
+        model: Any = nn.Sequential(nn.Linear(4, 90), nn.BatchNorm1d(90))
+        model[1].running_var.copy_(variances)
+        replica = Replica(model, [], settings.block)
+        exchange = Exchange(replica.layout, settings, port, KINDS[name], port.clock)
+        made.append((model, port, make_rule(name, replica, exchange, who=port.me.hex())))
+    for step in range(1, 31):
+        for _, _, rule in made:
+            rule.after_step(step)
+    first = (2 * 90 + 4 * 90) // settings.block
+    for model, port, _ in made:
+        assert torch.allclose(model[1].running_var, variances, rtol=2**-7, atol=0)
+        assert max(outgoing.selection.indices[-1] for outgoing in port.published) > first, "they do travel"
+
+
 def test_the_local_rule_keeps_and_sends_nothing(connected: Ports) -> None:
     port, _ = connected(2)
     replica = Replica(nn.Linear(3, 3), [])

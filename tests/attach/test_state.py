@@ -80,13 +80,13 @@ def test_a_frame_holds_the_budget_with_its_stripe_and_rising_indices(connected: 
     ports = connected(2)
     model = model_of(0)
     attachment, optimizer = attached(model, ports[0], block=1, density=0.1)
-    size = sum(tensor.numel() for tensor in model.state_dict().values()) - 1
-    for _ in range(5):
+    size = sum(parameter.numel() for parameter in model.parameters())
+    for _ in range(3):  # the fourth is the buffers' turn
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += torch.randn_like(parameter)
         optimizer.step()
-    assert attachment.step_count == 5 and len(ports[0].published) == 5
+    assert attachment.step_count == 3 and len(ports[0].published) == 3
     for outgoing in ports[0].published:
         assert len(outgoing.selection.indices) == round(0.1 * size)
         assert (np.diff(outgoing.selection.indices) > 0).all()
@@ -130,7 +130,7 @@ def test_a_lost_frame_is_repeated_and_raises_nothing(connected: Ports, trouble: 
 
 
 def test_integer_buffers_take_the_maximum(connected: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dagrad_bus.attach.exchange.INTEGER_PERIOD", 3)
+    monkeypatch.setattr("dagrad_bus.attach.plan.INTEGER_PERIOD", 3)
     ports = connected(2)
     models = [model_of(0), model_of(1)]
     for model, count in zip(models, (7, 40), strict=True):
@@ -147,6 +147,31 @@ def test_batch_statistics_are_mixed(connected: Ports) -> None:
     run(models, connected(2), 100, refresh=0.5, w0=0.85, wire="bf16")
     assert models[0][1].running_mean.mean().item() == pytest.approx(models[1][1].running_mean.mean().item(), abs=0.1)
     assert models[0][1].running_mean.mean().item() > 0.5  # the norm bound slows the way up from zero
+
+
+@pytest.mark.parametrize("block", [1, 64])
+@pytest.mark.parametrize("wire", ["f32", "f16", "bf16", "int8"])
+def test_a_small_variance_beside_large_ones_is_not_rounded_away(connected: Ports, block: int, wire: str) -> None:
+    ports = connected(2)
+    models = [model_of(0), model_of(0)]
+    for model in models:  # as a channel that is nearly always silent has it
+        model[1].running_var.copy_(torch.logspace(-5, 2, 16))
+    run(models, ports, 40, block=block, wire=wire, density=0.5)
+    for model in models:
+        assert torch.allclose(model[1].running_var, torch.logspace(-5, 2, 16), rtol=2**-7, atol=0)
+    sent = [outgoing for outgoing in ports[0].published if outgoing.value_type is not Value.I64]
+    first = sum(parameter.numel() for parameter in models[0].parameters()) // block
+    kinds = {(bool((o.selection.indices >= first).any()), bool((o.selection.indices < first).any())) for o in sent}
+    assert kinds == {(True, False), (False, True)}, "buffers and parameters never share a frame"
+
+
+def test_a_model_smaller_than_a_block_is_sent_whole_at_each_exchange(connected: Ports) -> None:
+    ports = connected(2)
+    models: list[Any] = [nn.BatchNorm1d(3), nn.BatchNorm1d(3)]
+    models[1].running_var.fill_(1e-3)
+    run(models, ports, 30, block=64)
+    assert [o.value_type for o in ports[0].published] == [Value.BF16] * 30
+    assert torch.allclose(models[0].running_var, models[1].running_var, rtol=2**-7)
 
 
 def test_values_that_are_not_finite_do_not_spread(connected: Ports) -> None:
