@@ -35,12 +35,14 @@ from dagrad_bus.workers import shards
 
 ModelName = Literal["mlp", "conv"]
 OptimizerName = Literal["sgd", "adam"]
-ScheduleName = Literal["none", "cosine"]
+ScheduleName = Literal["none", "cosine", "wsd"]
 Report = Literal["test", "val"]
 
 TEST_SAMPLES, VALIDATION_SAMPLES = 360, 240
 SETTLE = 0.15
-"""Share of a cosine run, at its end, with rate 0: replicas that learn no more come to agree."""
+"""Share of a run with a schedule, at its end, with rate 0: replicas that learn no more come to agree."""
+DECAY = 0.2
+"""Share of the steps that learn, at their end, in which ``wsd`` lets the rate fall."""
 PIXEL_FLOOR = 0.1
 """Least standard deviation a pixel is divided by: some are blank in all images but one."""
 
@@ -66,7 +68,7 @@ class Recipe:
     optimizer: OptimizerName = "sgd"
     """``sgd`` or ``adam``."""
     schedule: ScheduleName = "cosine"
-    """``none``, or ``cosine``: from the learning rate down to 0 at 85 % of the steps; the rest only mixes."""
+    """``none``, or down to 0 at 85 % of the steps, the rest only mixes: ``cosine`` all the way, ``wsd`` in a line, late."""
     smoothing: float = 0.1
     """Share of the label that training spreads over all classes; bounds how far a worker with few classes drifts."""
     seed: int = 0
@@ -218,16 +220,22 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> tuple[torch.optim.Optim
         optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum)
 
     def follow(step: int) -> None:
-        if recipe.schedule == "cosine":
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * _cosine(step, recipe.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * rate_share(recipe.schedule, step, recipe.steps)
 
     return optimizer, follow
 
 
-def _cosine(step: int, steps: int) -> float:
-    """Return the rate after ``step`` steps as a share of the first one."""
-    return (1 + math.cos(math.pi * min(1.0, step / (steps * (1 - SETTLE))))) / 2
+def rate_share(schedule: ScheduleName, step: int, steps: int) -> float:
+    """Return the rate after ``step`` of ``steps`` steps as a share of the first one, in [0, 1].
+
+    ``wsd`` (a plateau, then a line to 0) learns more in a short run where the largest rate that a rule bears is what binds it:
+    see docs/results.md. Source: Hu et al., MiniCPM (2404.06395); Haegele et al. (2405.18392).
+    """
+    done = min(1.0, step / (steps * (1 - SETTLE)))
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * done)) / 2
+    return min(1.0, (1 - done) / DECAY) if schedule == "wsd" else 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from dagrad_bus.lab.virtual import VirtualTime
 from dagrad_bus.metrics import histogram_median, sum_bins
 from dagrad_bus.settings import ExchangeSettings, GraphName, LinkSettings, Settings
 from dagrad_bus.topology.live import TopologySpec, adjacency
-from dagrad_bus.workers.problem import SETTLE, Report
+from dagrad_bus.workers.problem import Report, ScheduleName, rate_share
 from dagrad_bus.workers.shards import Batches, Kind, partition
 
 RUN = "lab"
@@ -48,7 +48,9 @@ class Experiment:
     batch: int = 32
     """Samples of each worker in a step."""
     lr: float = 0.05
-    """Learning rate at the first step; cosine down to 0 at 85 % of the steps, as the digits program does."""
+    """Learning rate at the first step."""
+    schedule: ScheduleName = "cosine"
+    """Of the rate, as the digits program has it."""
     momentum: float = 0.9
     smoothing: float = 0.1
     """Label smoothing."""
@@ -66,7 +68,7 @@ class Experiment:
     costs: Costs = field(default_factory=Costs)
     link: LinkSettings = field(default_factory=LinkSettings)
     settle: float = 1.0
-    """Times its density that a frame holds in the last 15 % of the steps, whose rate is 0."""
+    """Times its density that a frame holds in steps whose rate is 0: the last 15 %, with a schedule."""
     linger: float = 5.0
     """Virtual seconds for which a worker that has done its steps goes on mixing until the others are done, at most."""
     compress: bool = True
@@ -175,10 +177,10 @@ class _Worker:
         attached.close()
 
     def _follow(self, step: int) -> None:
-        """Set the cosine rate after ``step`` steps; 0 for the last 15 % of them, which only mix."""
-        share = min(1.0, step / (self._lab.experiment.steps * (1 - SETTLE)))
+        """Set the rate after ``step`` steps; 0 for the last 15 % of them, which only mix."""
+        experiment = self._lab.experiment
         for group in self.optimizer.param_groups:
-            group["lr"] = self._lab.experiment.lr * (1 + math.cos(math.pi * share)) / 2
+            group["lr"] = experiment.lr * rate_share(experiment.schedule, step, experiment.steps)
 
     def _exchange(self) -> None:
         self.optimizer.step()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,6 +91,12 @@ def test_cosine_falls_to_zero_and_rests_there(optimizer: problem.OptimizerName) 
         rates.append(steps.param_groups[0]["lr"])
     assert rates[0] == 0.1 and rates == sorted(rates, reverse=True)
     assert [rate > 0 for rate in rates] == [True] * 17 + [False] * 3
+
+
+def test_a_plateau_falls_late_and_in_a_line() -> None:
+    shares = [problem.rate_share("wsd", step, 100) for step in range(100)]
+    assert shares[:68] == [1.0] * 68 and shares[85:] == [0.0] * 15
+    assert np.diff(shares[69:85]) == pytest.approx([-1 / 17] * 15)
 
 
 def test_without_a_schedule_the_rate_stays() -> None:

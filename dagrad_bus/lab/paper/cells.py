@@ -44,6 +44,8 @@ class Cell:
     pace: float
     density: float
     shards: str
+    schedule: str = ""
+    """Of the rate, where the program has a choice."""
     data_dir: str = ""
     """Folder of the data, where the workload needs one."""
     extra: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -96,6 +98,8 @@ class Cell:
             "lr": self.lr, "seed": self.seed, "steps": self.steps, "batch": workload.batch, "shards": self.shards,
             "pace": self.pace, "settle": SETTLE_FACTOR, "model": self.model, "eval_every": max(1, self.steps // EVALUATIONS),
         }  # fmt: skip
+        if self.schedule:
+            values["schedule"] = self.schedule
         if self.data_dir:
             values["data_dir"] = self.data_dir
         if self.purpose == "tune":
@@ -190,6 +194,7 @@ class Request:
             pace=self.pace,
             density=self.density,
             shards=self.shards,
+            schedule=find_workload(self.workload).schedule,
             data_dir=self.data_dir,
             extra=self.extra,
         )

@@ -23,6 +23,7 @@ from dagrad_bus.lab.paper.cells import SETTLE_FACTOR, Cell
 from dagrad_bus.lab.paper.measuring import Measure
 from dagrad_bus.lab.paper.workloads import find_workload
 from dagrad_bus.settings import Settings, from_environment
+from dagrad_bus.workers.problem import ScheduleName
 from dagrad_bus.workers.shards import Kind
 
 TIE = 1e-4
@@ -109,6 +110,7 @@ def train_virtually(cell: Cell) -> float:
         steps=cell.steps,
         batch=workload.batch,
         lr=cell.lr,
+        schedule=cast(ScheduleName, cell.schedule or "none"),
         shards=cast(Kind, cell.shards),
         seed=cell.seed,
         settle=SETTLE_FACTOR,

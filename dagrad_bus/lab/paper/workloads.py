@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from dagrad_bus.errors import UsageError
 
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in (
-    "lr", "seed", "steps", "batch", "shards", "report", "pace", "settle", "sleep", "eval_every", "model", "data_dir",
+    "lr", "seed", "steps", "batch", "shards", "report", "pace", "settle", "sleep", "eval_every", "model", "data_dir", "schedule",
 )}  # fmt: skip
 """What the bench tells a program, and how the digits program calls it."""
 
@@ -33,6 +33,8 @@ class Workload:
     """Seconds that a step takes at least, for eight workers on two cores."""
     rates: tuple[float, ...]
     """Learning rates to choose from."""
+    schedule: str = ""
+    """Of the rate, for a program that has a choice."""
     unit: str = "samples"
     """What a throughput counts."""
     virtual: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -65,6 +67,7 @@ WORKLOADS: dict[str, Workload] = {
         steps=150,
         pace=0.06,
         rates=(0.02, 0.05, 0.1, 0.2, 0.4),
+        schedule="wsd",
         unit="images",
         virtual={"mlp": "digits-mlp", "conv": "digits-conv"},
     ),
