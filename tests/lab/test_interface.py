@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -89,6 +90,17 @@ def test_what_a_command_sends_is_counted_and_nothing_else() -> None:
     assert 100_000 < ran.traffic.sent < 103_000
     assert 4 < ran.traffic.packets < 100
     assert run_inside(["true"], timeout=15).traffic == Traffic(0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("allowed")
+def test_a_busy_machine_sends_no_segment_twice(tmp_path: Path) -> None:
+    path = Path("/proc/sys/net/ipv4/tcp_early_retrans")
+    before = path.read_text()
+    ran = run_inside(["cat", str(path)], timeout=20, log=tmp_path / "log")
+    if os.geteuid() == 0:
+        assert ran.tail.strip() == "0"
+    assert ran.returncode == 0 and path.read_text() == before
 
 
 @pytest.mark.slow
