@@ -182,7 +182,7 @@ def make_length(scale: Scale) -> Study:
     cells: list[Cell] = []
     few: dict[Kind, dict[str, Any]] = {"sorted": {"density": 0.01}, "iid": {"density": 0.01, "interval": 4}}
     for (kind, set_), factor in product(few.items(), LENGTHS):
-        base = replace(scale.base, steps=factor * scale.steps, shards=kind, schedule="wsd")
+        base = replace(scale.base, steps=factor * scale.steps, shards=kind)
         group = f"{shards_name(kind).removesuffix(' shards')}, {base.steps} steps"
         cells += _references(base, group, REFERENCE_RATES)
         cells += [
@@ -194,8 +194,7 @@ def make_length(scale: Scale) -> Study:
         name="length", title="Length of the run", equal_bytes=False, cells=tuple(cells),
         question="How far behind synchronous training are few bytes a step, in short runs and in long ones?",
         note="Few bytes: density 0.01, and on IID shards a frame at every 4th step only. Of the bytes of synchronous dense "
-        "training that is about 1 % on label-sorted shards and a quarter of it on IID ones. The rate stays until 80 % of "
-        "the steps that learn and falls in a line.",
+        "training that is about 1 % on label-sorted shards and a quarter of it on IID ones.",
     )  # fmt: skip
 
 
