@@ -74,7 +74,8 @@ def test_the_same_script_trains_with_peers_and_they_mix(program: Path, timeout_f
     summary = json.loads((program.parent / "run" / "summary.json").read_text())
     assert summary == json.loads(answer.stdout)
     assert summary["mixing"] == {"verdict": "mixed", "reasons": []}
-    assert all(worker["steps"] == 600 and worker["frames_mixed"] > 0 for worker in summary["workers"])
+    # One that starts late copies its neighbours' state, their count of steps included, and goes on from there.
+    assert all(worker["steps"] >= 600 and worker["frames_mixed"] > 0 for worker in summary["workers"])
 
 
 @pytest.mark.parametrize("program", ["two_peers.py"], indirect=True)
