@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from dagrad_bus.errors import UsageError
 
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in (
-    "lr", "seed", "steps", "batch", "shards", "report", "pace", "settle", "sleep", "eval_every", "model", "data_dir", "schedule",
+    "lr", "seed", "steps", "batch", "shards", "report", "pace", "settle", "sleep", "eval_every", "model", "data_dir",
 )}  # fmt: skip
-"""What the bench tells a program, and how the digits program calls it."""
+"""What the bench tells every program, and how the digits program calls it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,7 @@ WORKLOADS: dict[str, Workload] = {
         pace=0.06,
         rates=(0.02, 0.05, 0.1, 0.2, 0.4),
         schedule="wsd",
+        flags=FLAGS | {"schedule": "--schedule"},
         unit="images",
         virtual={"mlp": "digits-mlp", "conv": "digits-conv"},
     ),
