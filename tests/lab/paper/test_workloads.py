@@ -43,6 +43,6 @@ def test_a_workload_is_whole(name: str) -> None:
     workload = WORKLOADS[name]
     assert workload.models and workload.batch > 0 and workload.steps > 0
     assert list(workload.rates) == sorted(workload.rates) and len(workload.rates) > 1
-    assert set(workload.flags) == set(FLAGS)
+    assert set(workload.flags) == set(FLAGS) | ({"schedule"} if workload.schedule else set())
     assert set(workload.virtual) <= set(workload.models)
     assert set(workload.virtual.values()) <= set(MODELS)
