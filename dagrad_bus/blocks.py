@@ -61,7 +61,7 @@ class Layout:
         buffer_size: how many of the last floating elements are buffers.
 
     Raises:
-        UsageError: nothing to exchange, a name twice, or a block size out of range.
+        UsageError: nothing to exchange, a name twice, or a size out of range.
     """
 
     entries: tuple[Entry, ...]
@@ -75,6 +75,8 @@ class Layout:
             raise UsageError(f"block is {self.block}: needs a power of two from 1 to {MAX_BLOCK}")
         if self.size == 0:
             raise UsageError("the layout has no floating elements: nothing to exchange (are all parameters frozen?)")
+        if not 0 <= self.buffer_size <= self.size:
+            raise UsageError(f"buffer_size is {self.buffer_size}: needs 0 to {self.size}, the floating elements")
         names = [entry.name for entry in (*self.entries, *self.integers)]
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)

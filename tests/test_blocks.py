@@ -72,6 +72,8 @@ def test_a_layout_without_floats_or_with_a_name_twice_is_refused() -> None:
         Layout((), (COUNT,), 1)
     with pytest.raises(UsageError, match="'bias' twice"):
         Layout((BIAS, WEIGHT, BIAS), (), 1)
+    with pytest.raises(UsageError, match="buffer_size is 16: needs 0 to 15"):
+        Layout((WEIGHT, BIAS), (), 1, 16)
 
 
 def test_small_models_select_single_elements() -> None:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from dagrad_bus.attach.chooser import Chooser
 from dagrad_bus.attach.exchange import Exchange, Rows
-from dagrad_bus.attach.kernels import gather, scatter
+from dagrad_bus.attach.kernels import gather, gather_finite, scatter
 from dagrad_bus.attach.plan import Indices, Plan, Turn
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.codec import from_wire
@@ -97,8 +97,8 @@ class ChocoRule:
             return
         plan = self._exchange.plan(repeats=True)
         if plan is not None and plan.turn is Turn.BUFFERS:
-            rows = gather(self._replica.flat, self._block, plan.buffers)
-            self._send(plan, plan.buffers[np.isfinite(rows).all(axis=1)], step, exactly=True)
+            indices, _ = gather_finite(self._replica.flat, self._block, plan.buffers)
+            self._send(plan, indices, step, exactly=True)
         elif plan is not None:
             self._publish(plan, step)
         self._pull()
@@ -178,9 +178,8 @@ class ChocoRule:
     def _publish(self, plan: Plan, step: int) -> None:
         x, own, block = self._replica.flat, self._own, self._block
         sent = self._as_sent(x)
-        forced = plan.forced()
-        forced = forced[np.isfinite(gather(sent, block, forced)).all(axis=1)]  # a diverged replica does not spread
-        scatter(own, block, forced, gather(sent, block, forced))  # as good as public: the choice passes them over
+        forced, values = gather_finite(sent, block, plan.forced())
+        scatter(own, block, forced, values)  # as good as public: the choice passes them over
         end = self._parameters * block
         top = self._chooser.top(sent[:end], own[:end], plan.budget - len(forced))
         indices = np.concatenate([forced, top])

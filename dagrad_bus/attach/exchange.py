@@ -103,7 +103,7 @@ class Exchange:
         self._port = port
         self._kinds = kinds
         self._clock = clock
-        self._book = Book(max(1, layout.parameter_blocks))
+        self._book = self._new_book()
         self._ages = AgeTracker(settings.tau)
         self._steps = StepClock()
         self._rng = np.random.default_rng(
@@ -258,6 +258,10 @@ class Exchange:
         values = np.asarray(arrival.selection.values, np.float32)
         return Version(arrival.selection.indices, values, weight, arrival.peer)
 
+    def _new_book(self, frontier: int = 0) -> Book:
+        """Return a book of the parameters: buffers come again unasked. It must have a block, where there are only buffers too."""
+        return Book(max(1, self._layout.parameter_blocks), frontier)
+
     def take_integers(self) -> list[Selection]:
         """Return the integer frames received since the last call."""
         taken, self._integers = self._integers, []
@@ -389,7 +393,7 @@ class Exchange:
 
     def load_state_dict(self, state: ExchangeState) -> None:
         """Restore what :meth:`state_dict` returned; what was on its way is owed to nobody."""
-        self._book = Book(max(1, self._layout.parameter_blocks), state["frontier"])
+        self._book = self._new_book(state["frontier"])
         self._exchanges, self._jobs = state["exchanges"], state["jobs"]
         self._rng.bit_generator.state = state["peers"]
         self._ages = AgeTracker(self.settings.tau)

@@ -239,6 +239,13 @@ def gather(x: Tensor, block: int, indices: Indices) -> Rows:
     return taken.view(np.float32).reshape(-1, block)
 
 
+def gather_finite(x: Tensor, block: int, indices: Indices) -> tuple[Indices, Rows]:
+    """Return those of the blocks ``indices`` of ``x`` that hold numbers, and their values: a diverged replica must not spread."""
+    rows = gather(x, block, indices)
+    finite = np.isfinite(rows).all(axis=1)
+    return (indices, rows) if finite.all() else (indices[finite], rows[finite])
+
+
 def scatter(x: Tensor, block: int, indices: Indices, values: Rows | float) -> None:
     """Set the blocks ``indices`` of ``x`` to ``values`` (float32[n, block], or one number)."""
     if x.device.type != "cpu":

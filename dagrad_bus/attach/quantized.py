@@ -26,7 +26,7 @@ from torch import Tensor
 
 from dagrad_bus.attach.blend import Blender
 from dagrad_bus.attach.exchange import Exchange, Rows
-from dagrad_bus.attach.kernels import gather
+from dagrad_bus.attach.kernels import gather_finite
 from dagrad_bus.attach.plan import Indices, Turn, buffers_of, whose_turn
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.checksum import crc32c
@@ -90,6 +90,7 @@ class QuantizedRule:
         self._next = 0
         """The first block of the next frame."""
         self._frames = 0
+        """Sent so far, as turns are counted by them."""
 
     def before_step(self, scale: float) -> None:
         """Do nothing: this rule never looks at a gradient."""
@@ -145,10 +146,8 @@ class QuantizedRule:
             self._exchange.post(peers, indices, levels, Kind.STATE, step, scales)
 
     def _finite(self, indices: Indices) -> tuple[Indices, Rows]:
-        """Return those blocks that hold numbers, and their values: a diverged replica does not spread."""
-        values = gather(self._replica.flat, self._replica.layout.block, indices)
-        finite = np.flatnonzero(np.isfinite(values).all(axis=1))
-        if len(finite) == len(indices):
-            return indices, values
-        self._exchange.metrics.count("blocks_poisoned", len(indices) - len(finite))
-        return indices[finite], values[finite]
+        """Return the blocks fit to be sent, and their values; count the others."""
+        kept, values = gather_finite(self._replica.flat, self._replica.layout.block, indices)
+        if len(kept) < len(indices):
+            self._exchange.metrics.count("blocks_poisoned", len(indices) - len(kept))
+        return kept, values

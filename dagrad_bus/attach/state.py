@@ -17,7 +17,7 @@ from dagrad_bus.attach.blend import Blender
 from dagrad_bus.attach.change import OwnChange
 from dagrad_bus.attach.chooser import Chooser
 from dagrad_bus.attach.exchange import Exchange
-from dagrad_bus.attach.kernels import gather, scatter
+from dagrad_bus.attach.kernels import gather, gather_finite, scatter
 from dagrad_bus.attach.plan import Indices, Plan, Turn
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.blocks import gather_blocks
@@ -65,7 +65,8 @@ class StateRule:
         if plan.turn is Turn.INTEGERS:
             self._publish_integers(plan, step)
         elif plan.turn is Turn.BUFFERS:
-            self._send(plan, self._finite(plan.buffers), step, exactly=True)
+            indices, _ = gather_finite(self._replica.flat, self._block, plan.buffers)
+            self._send(plan, indices, step, exactly=True)
         else:
             self._publish(plan, step)
 
@@ -129,9 +130,9 @@ class StateRule:
 
     def _publish(self, plan: Plan, step: int) -> None:
         x, anchor, block = self._replica.flat, self._anchor, self._block
-        forced = self._finite(plan.forced())
+        forced, values = gather_finite(x, block, plan.forced())
         # Forced blocks are as good as shared: their difference is zero, so the choice below passes them over.
-        scatter(anchor, block, forced, gather(x, block, forced))
+        scatter(anchor, block, forced, values)
         end = self._parameters * block
         top = self._chooser.top(x[:end], anchor[:end], plan.budget - len(forced))
         indices = np.concatenate([forced, top])
@@ -147,11 +148,6 @@ class StateRule:
         wire = self._exchange.to_wire(values, exactly=exactly)
         scatter(self._anchor, self._block, indices, self._exchange.as_shared(values, wire))
         self._exchange.ship(plan, indices, wire, Kind.STATE, step)
-
-    def _finite(self, indices: Indices) -> Indices:
-        """Return those blocks that hold numbers: a diverged replica does not spread."""
-        finite = np.isfinite(gather(self._replica.flat, self._block, indices)).all(axis=1)
-        return indices if finite.all() else indices[finite]
 
     def _publish_integers(self, plan: Plan, step: int) -> None:
         layout = self._replica.layout

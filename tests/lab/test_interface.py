@@ -94,7 +94,7 @@ def test_what_a_command_sends_is_counted_and_nothing_else() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("allowed")
-def test_a_busy_machine_sends_no_segment_twice(tmp_path: Path) -> None:
+def test_tail_loss_probes_are_off_inside_and_as_they_were_outside(tmp_path: Path) -> None:
     path = Path("/proc/sys/net/ipv4/tcp_early_retrans")
     before = path.read_text()
     ran = run_inside(["cat", str(path)], timeout=20, log=tmp_path / "log")

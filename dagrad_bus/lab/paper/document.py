@@ -136,7 +136,8 @@ def to_markdown(report: Report) -> str:
     about = (
         f"Measured on {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}: "
         f"model `{request.model}` of {runs[0].parameters} parameters, {request.shards} shards, {request.steps} steps of "
-        f"{workload.batch} {workload.unit} a worker ({samples} {workload.unit} for every rule), a step takes "
+        f"{workload.batch} {workload.unit} a worker ({samples} {workload.unit} for every rule), "
+        f"{f'schedule {workload.schedule}, ' if workload.schedule else ''}a step takes "
         f"{request.pace:g} s at least, density {request.density:g} (times {SETTLE_FACTOR} in the last steps, of rate 0){', ' + extra if extra else ''}; "
         f"seeds {', '.join(map(str, request.seeds))}, ± is the standard deviation over them. Bytes: {report.counting}."
     )
