@@ -29,10 +29,12 @@ A fork copies one thread only, so a library that starts threads while it is impo
 ever in the children: the nursery then executes itself anew without that library.
 
 This file imports the standard library only and is run by its path: it must work where the package is not installed.
+Over 400 lines because of that: both sides of the fork are in it.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
@@ -52,7 +54,7 @@ from dataclasses import dataclass
 from importlib.abc import InspectLoader
 from importlib.machinery import SourceFileLoader
 from types import CodeType, FrameType, ModuleType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -290,8 +292,13 @@ def preload(modules: list[str]) -> tuple[list[str], list[str], str | None]:
     return imported, notes, None
 
 
-def live(birth: Birth) -> None:
-    """Be the worker: run its program as ``__main__`` the way ``python -u`` would, or execute it."""
+def live(birth: Birth, imported: list[str]) -> None:
+    """Be the worker: run its program as ``__main__`` the way ``python -u`` would, or execute it.
+
+    Args:
+        birth: what to be.
+        imported: modules that were imported for all workers; with some this does not return.
+    """
     if birth.kind == "program":
         _execute(birth)
     os.environ.clear()
@@ -310,10 +317,43 @@ def live(birth: Birth) -> None:
     main = ModuleType("__main__")
     sys.argv = [birth.target, *birth.arguments]
     ours = sys.modules["__main__"]  # stays alive as long as this frame
+    shared = frozenset(sys.modules) - {"__main__"}
     sys.modules["__main__"] = main
     code = _load_module(main, birth.target) if birth.kind == "module" else _load_script(main, birth.target)
-    exec(code, main.__dict__)  # noqa: S102  # the program that the user asked for
-    del ours
+    status: object = 0
+    try:
+        exec(code, main.__dict__)  # noqa: S102  # the program that the user asked for
+    except SystemExit as end:
+        if not imported or not isinstance(end.code, int | None):  # a text: Python prints it
+            raise
+        status = end.code or 0
+    del main, code, ours
+    if imported:
+        _end(int(status), shared)
+
+
+def _end(status: int, shared: frozenset[str]) -> NoReturn:
+    """End as Python does after a program, but take nothing apart that other workers share.
+
+    Python's own end clears every module and runs what C libraries have left for it, and so copies the pages of all that
+    was imported before the fork. Measured with torch: 150 MB a worker, here 35; eight workers on two cores are gone
+    after 0.3 instead of 1.3 s. Modules that the worker has imported itself go as always: files in them are flushed,
+    and what has a ``__del__`` is finalized. Forks of multiprocessing end likewise, without the handlers of C libraries.
+
+    Args:
+        status: exit code.
+        shared: names of the modules that were there before.
+    """
+    threading._shutdown()  # joins threads that are no daemons
+    atexit._run_exitfuncs()
+    for name in [name for name in sys.modules if name not in shared]:
+        del sys.modules[name]
+    gc.collect()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # None, gone, or closed by the program
+            stream.flush()
+    ctypes.CDLL(None).fflush(None)
+    os._exit(status & 0xFF)
 
 
 def _execute(birth: Birth) -> None:
@@ -382,7 +422,7 @@ def main() -> None:
     nursery.report(report="ready", pid=os.getpid(), seconds=seconds, imported=imported, notes=config["notes"] + notes)
     birth = nursery.serve()
     if birth is not None:
-        live(birth)
+        live(birth, imported)
 
 
 if __name__ == "__main__":

@@ -87,6 +87,12 @@ PROGRAMS = {
     "interrupted": "raise KeyboardInterrupt",
     "killed": "import os, signal; print('x'); os.kill(os.getpid(), signal.SIGSEGV)",
     "main": "import sys, os; print(__name__, sys.argv, __file__, sys.path[0], sys.modules['__main__'].__dict__ is globals())",
+    "leaves an object": "class Left:\n    def __del__(self): print('gone')\nleft = Left()",
+    "exits with much": "import sys; sys.exit(1 << 40)",
+    "exits with less than nothing": "import sys; sys.exit(-1)",
+    "exits in a thread's time": "import sys, threading, time\n"
+    "threading.Thread(target=lambda: (time.sleep(0.2), print('later'))).start()\nsys.exit(4)",
+    "closes its output": "import sys; print('x'); sys.stdout.close()",
     "threads": "import threading; threading.Thread(target=lambda: print('in a thread')).start()",
     "classes": "import pickle\nclass A: pass\nassert type(pickle.loads(pickle.dumps(A()))) is A; print('same')",
     "stdin": "import sys; print(repr(sys.stdin.read()))",
@@ -97,9 +103,12 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.parametrize("modules", [(), ("random",)], ids=["nothing shared", "a module shared"])
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_forked_script_does_what_python_does(name: str, bear: Bear, tmp_path: Path) -> None:
-    exits, text = bear(PROGRAMS[name], arguments=("--lr", "0.1"))
+def test_a_forked_script_does_what_python_does(
+    name: str, modules: tuple[str, ...], bear: Bear, tmp_path: Path
+) -> None:
+    exits, text = bear(PROGRAMS[name], modules=modules, arguments=("--lr", "0.1"))
     expected = plain(tmp_path, "program.py", "--lr", "0.1")
     code = -exits[0]["signal"] if "signal" in exits[0] else exits[0]["code"]
     assert (code, text) == (expected.returncode, expected.stdout)
@@ -110,6 +119,12 @@ def test_a_forked_module_does_what_python_does(bear: Bear, tmp_path: Path) -> No
     exits, out = bear(text, kind="module", arguments=("x",))
     expected = plain(tmp_path, "-m", "program", "x")
     assert (exits[0]["code"], out) == (expected.returncode, expected.stdout)
+
+
+def test_a_file_that_a_forked_program_leaves_open_is_whole(bear: Bear, tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text("theirs = open('theirs', 'w'); theirs.write('b')")
+    bear("import helper; own = open('own', 'w'); own.write('a'); import sys; sys.exit()", modules=("random",))
+    assert ((tmp_path / "own").read_text(), (tmp_path / "theirs").read_text()) == ("a", "b")
 
 
 def test_forks_draw_different_numbers(bear: Bear) -> None:
