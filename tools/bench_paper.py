@@ -18,7 +18,7 @@ from dagrad_bus.lab.paper.cells import RULES, Cell, Request
 from dagrad_bus.lab.paper.document import Report, to_json, to_markdown
 from dagrad_bus.lab.paper.figures import draw
 from dagrad_bus.lab.paper.measuring import describe_counting, measure
-from dagrad_bus.lab.paper.rows import make_rows
+from dagrad_bus.lab.paper.rows import make_pair, make_rows
 from dagrad_bus.lab.paper.tuning import ProcessTuner, Tuner, VirtualTuner, settings_of
 from dagrad_bus.lab.paper.verdicts import judge
 from dagrad_bus.lab.paper.workloads import WORKLOADS, find_workload
@@ -27,7 +27,7 @@ from dagrad_bus.settings import ExchangeSettings
 from dagrad_bus.tools.bench_display import BenchDisplay
 from dagrad_bus.tools.tables import make_console
 
-LISTS = ("--rules", "--rates", "--seeds", "--tune-seeds", "--extra")
+LISTS = ("--rules", "--rates", "--seeds", "--pair-seeds", "--tune-seeds", "--extra")
 """Options that take several words."""
 QUICK_STEPS = 30
 
@@ -92,6 +92,11 @@ def _pairs(text: str | None) -> dict[str, str]:
 @click.option("--rules", metavar="RULE ...", help="Exchange rules.  [all]")
 @click.option("--rates", metavar="LR ...", help="Learning rates to choose from; one: no choice.  [the workload's]")
 @click.option("--seeds", metavar="N ...", help="Seeds of the measurement.  [0 1 2]")
+@click.option(
+    "--pair-seeds",
+    metavar="N ...",
+    help="Further seeds for sync-ps and state, whose accuracies are judged.  [the workload's; none with --seeds]",
+)
 @click.option("--tune-seeds", metavar="N ...", help="Seeds that rates are chosen over.  [those of --seeds]")
 @click.option(
     "--tune",
@@ -158,6 +163,7 @@ def make_request(options: Mapping[str, Any]) -> Request:
     workload = find_workload(options["workload"])
     rates = _floats(options["rates"], "rates")
     seeds = _integers(options["seeds"], "seeds")
+    further = _integers(options["pair_seeds"], "pair-seeds")
     middle = workload.rates[(len(workload.rates) - 1) // 2]
     return Request(
         workload=options["workload"],
@@ -166,6 +172,7 @@ def make_request(options: Mapping[str, Any]) -> Request:
         rules=_split(options["rules"]) or RULES,
         rates=tuple(sorted(rates)) or ((middle,) if quick else ()),
         seeds=seeds or ((0,) if quick else (0, 1, 2)),
+        pair_seeds=further or (() if seeds or quick else workload.pair_seeds),
         tune_seeds=_integers(options["tune_seeds"], "tune-seeds"),
         steps=options["steps"] or (QUICK_STEPS if quick else 0),
         pace=-1.0 if options["pace"] is None else options["pace"],
@@ -201,8 +208,9 @@ def run_bench(request: Request, out: Path, tune: str) -> Report:
 
 def write_report(findings: Findings, out: Path) -> Report:
     """Judge the findings and write ``paper.json``, ``paper.md`` and the figures."""
-    rows = make_rows(findings)
-    report = Report(findings, rows, judge(rows, judged=findings.request.judged), describe_counting())
+    rows, pair = make_rows(findings), make_pair(findings)
+    verdicts = judge(rows, pair, judged=findings.request.judged)
+    report = Report(findings, rows, pair, verdicts, describe_counting())
     (out / "paper.json").write_text(json.dumps(to_json(report), indent=1) + "\n")
     (out / "paper.md").write_text(to_markdown(report))
     draw(findings, rows, out)

@@ -28,7 +28,7 @@ def invoke(*words: str, out: Path) -> Result:
 
 
 def options(**changes: Any) -> dict[str, Any]:
-    names = ("rules", "rates", "seeds", "tune_seeds", "steps", "pace", "extra")
+    names = ("rules", "rates", "seeds", "pair_seeds", "tune_seeds", "steps", "pace", "extra")
     found: dict[str, Any] = dict.fromkeys(names)
     found |= {
         "workload": "digits",
@@ -81,6 +81,13 @@ def test_options_become_a_request() -> None:
     assert request.extra == {"wire": "f16", "w0": "0.5"}
     assert request.judged
     assert make_request(options()).rules == RULES
+
+
+def test_the_judged_pair_has_the_workloads_seeds_unless_seeds_are_given() -> None:
+    assert make_request(options()).pair_seeds == (3, 4, 5, 6, 7, 8, 9)
+    assert make_request(options(seeds="0,1")).pair_seeds == ()
+    assert make_request(options(quick=True)).pair_seeds == ()
+    assert make_request(options(seeds="0", pair_seeds="1,2")).pair_seeds == (1, 2)
 
 
 def test_a_quick_look_is_short_and_not_judged() -> None:

@@ -314,22 +314,28 @@ def live(birth: Birth, imported: list[str]) -> None:
     sys.orig_argv = list(birth.words)
     if not sys.flags.safe_path:
         sys.path[0] = birth.cwd if birth.kind == "module" else os.path.dirname(os.path.realpath(birth.target))
-    main = ModuleType("__main__")
     sys.argv = [birth.target, *birth.arguments]
-    ours = sys.modules["__main__"]  # stays alive as long as this frame
     shared = frozenset(sys.modules) - {"__main__"}
-    sys.modules["__main__"] = main
-    code = _load_module(main, birth.target) if birth.kind == "module" else _load_script(main, birth.target)
-    status: object = 0
     try:
-        exec(code, main.__dict__)  # noqa: S102  # the program that the user asked for
+        _run(birth)
     except SystemExit as end:
         if not imported or not isinstance(end.code, int | None):  # a text: Python prints it
             raise
         status = end.code or 0
-    del main, code, ours
+    else:
+        status = 0
     if imported:
-        _end(int(status), shared)
+        _end(status, shared)
+
+
+def _run(birth: Birth) -> None:
+    """Run the program as ``__main__``; nothing of it is held here afterwards."""
+    main = ModuleType("__main__")
+    ours = sys.modules["__main__"]  # stays alive as long as this frame
+    sys.modules["__main__"] = main
+    code = _load_module(main, birth.target) if birth.kind == "module" else _load_script(main, birth.target)
+    exec(code, main.__dict__)  # noqa: S102  # the program that the user asked for
+    del ours
 
 
 def _end(status: int, shared: frozenset[str]) -> NoReturn:

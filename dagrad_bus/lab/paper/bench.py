@@ -35,7 +35,7 @@ class Findings:
     tuned: Mapping[str, Tuned]
     """By rule."""
     measured: Mapping[str, tuple[Measured, ...]]
-    """By rule, in the order of the seeds."""
+    """By rule, in the order of the seeds; those of the judged pair have its further seeds behind them."""
     stragglers: Mapping[str, Measured]
     """By rule, with one worker slowed down."""
     alone: Measured
@@ -86,7 +86,7 @@ class Bench:
             request,
             self._tuner.name,
             tuned,
-            {rule: tuple(found["measure", rule, seed] for seed in request.seeds) for rule in request.rules},
+            {rule: tuple(found["measure", rule, seed] for seed in request.seeds_of(rule)) for rule in request.rules},
             {rule: found["straggler", rule, first] for rule in request.rules},
             found["alone", "local", first],
         )

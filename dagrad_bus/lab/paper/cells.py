@@ -17,8 +17,13 @@ Purpose = Literal["tune", "measure", "straggler", "alone"]
 
 RULES = ("sync-ps", "async-ps", "gossip-dense", "gossip-qsgd", "choco", "gradient", "state", "local")
 """All rules, in the order of the tables."""
+PAIR = ("sync-ps", "state")
+"""The rules whose accuracies are judged against each other, by more seeds than the tables need."""
 SERVERS = frozenset({"sync-ps", "async-ps"})
 """Rules with a server, worker 0: every worker needs a link to it."""
+DENSE = frozenset({"sync-ps", "async-ps", "gossip-dense"})
+"""Rules whose frames are dense float32. They are sent raw unless a codec is asked for: compressing them, to four fifths,
+takes longer than loopback does, and the step of a barrier waits for it."""
 SLEEP = 0.2
 """Seconds that the straggler sleeps each step."""
 EVALUATIONS = 5
@@ -73,7 +78,8 @@ class Cell:
 
     def environment(self) -> dict[str, str]:
         """Return the further settings as variables."""
-        return {f"DAGRAD_{name.upper().replace('-', '_')}": value for name, value in self.extra.items()}
+        settings = {"codec": "raw", **self.extra} if self.rule in DENSE else self.extra
+        return {f"DAGRAD_{name.upper().replace('-', '_')}": value for name, value in settings.items()}
 
     def program(self) -> list[str]:
         """Return the program without a launcher: one worker, alone."""
@@ -127,6 +133,8 @@ class Request:
     rates: tuple[float, ...] = ()
     """Empty: the workload's grid. One rate: nothing is tuned."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    pair_seeds: tuple[int, ...] = ()
+    """Further seeds for the two rules of :data:`PAIR`, if both are asked for."""
     tune_seeds: tuple[int, ...] = ()
     """Seeds that the rate is chosen over; empty: those of the measurement."""
     steps: int = 0
@@ -146,13 +154,14 @@ class Request:
         unknown = sorted(set(self.rules) - set(get_args(RuleName)))
         if unknown or not self.rules:
             raise UsageError(f"rules: no {', '.join(unknown) or 'rule given'}: choose from {', '.join(RULES)}")
-        if len(set(self.rules)) < len(self.rules) or len(set(self.seeds)) < len(self.seeds):
-            raise UsageError("rules, seeds: one is given twice")
+        seeds = (*self.seeds, *self.pair_seeds)
+        if len(set(self.rules)) < len(self.rules) or len(set(seeds)) < len(seeds):
+            raise UsageError("rules, seeds, pair-seeds: one is given twice")
         if self.model not in {"", *workload.models}:
             raise UsageError(f"{self.workload} has no model {self.model!r}: choose from {', '.join(workload.models)}")
         if self.workers < 2:
             raise UsageError(f"workers is {self.workers}: needs at least 2")
-        if not self.seeds or min(*self.seeds, *self.tune_seeds, 0) < 0:
+        if not self.seeds or min(*seeds, *self.tune_seeds, 0) < 0:
             raise UsageError("seeds: needs at least one, from 0")
         if any(not 0 < rate < math.inf for rate in self.rates) or list(self.rates) != sorted(set(self.rates)):
             raise UsageError("rates: needs rising learning rates over 0")
@@ -203,8 +212,18 @@ class Request:
         """Return all runs but those of tuning, in the order in which they are made.
 
         The rules take turns within a seed, so that a machine that slows down slows all of them; the first seeds come
-        first, so that a bench stopped half way has whole rows.
+        first, so that a bench stopped half way has whole rows. Seeds of the judged pair come last.
         """
         runs = [self.cell("measure", rule, rates[rule], seed) for seed in self.seeds for rule in self.rules]
         runs += [self.cell("straggler", rule, rates[rule], self.seeds[0]) for rule in self.rules]
+        runs += [self.cell("measure", rule, rates[rule], seed) for seed in self.pair_seeds for rule in self.pair]
         return [self.cell("alone", "local", rates.get("local", next(iter(rates.values()))), self.seeds[0]), *runs]
+
+    def seeds_of(self, rule: str) -> tuple[int, ...]:
+        """Return the seeds that a rule is measured with; those of the tables come first."""
+        return (*self.seeds, *self.pair_seeds) if rule in self.pair else self.seeds
+
+    @property
+    def pair(self) -> tuple[str, ...]:
+        """Return the rules that are judged against each other; none if one of them was not asked for."""
+        return PAIR if set(PAIR) <= set(self.rules) else ()

@@ -11,7 +11,7 @@ from typing import Any
 from dagrad_bus.lab.paper.bench import Findings
 from dagrad_bus.lab.paper.cells import SETTLE_FACTOR, SLEEP, STRAGGLER_STEPS
 from dagrad_bus.lab.paper.published import ROWS, SETTING, find_published
-from dagrad_bus.lab.paper.rows import Over, Row
+from dagrad_bus.lab.paper.rows import Over, Pair, Row
 from dagrad_bus.lab.paper.tuning import FINALISTS
 from dagrad_bus.lab.paper.verdicts import Verdict
 from dagrad_bus.lab.paper.workloads import find_workload
@@ -26,6 +26,8 @@ class Report:
 
     findings: Findings
     rows: Sequence[Row]
+    pair: Pair | None
+    """The comparison that is judged."""
     verdicts: Sequence[Verdict]
     counting: str
     """Where bytes were counted."""
@@ -157,6 +159,7 @@ def to_markdown(report: Report) -> str:
         "## Table 1: bandwidth and accuracy",
         table_1(report.rows),
         note_1,
+        *_describe_pair(report.pair),
         "## Table 2: efficiency and stragglers",
         table_2(report.rows, workload.unit),
         note_2,
@@ -171,6 +174,20 @@ def to_markdown(report: Report) -> str:
         "\n".join(f"- {verdict.line}" for verdict in report.verdicts),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _describe_pair(pair: Pair | None) -> list[str]:
+    """Return the section about the judged pair, where it has more than one seed."""
+    if pair is None or pair.error is None:
+        return []
+    lines = [[rule, number(found, 100)] for rule, found in (("sync-ps", pair.sync), ("state", pair.state))]
+    behind = f"{100 * pair.behind.mean:+.2f} (standard error {100 * pair.error:.2f})"
+    lines.append(["state is behind by", behind])
+    return [
+        f"## The judged pair: state against sync-ps, seeds {', '.join(map(str, pair.seeds))}",
+        table(["", "accuracy, %"], lines),
+        "The difference is taken seed by seed. Other rows are of the seeds above; a few test sets cannot tell tenths of a point.",
+    ]
 
 
 def _describe_tuning(findings: Findings) -> str:
@@ -196,6 +213,7 @@ def to_json(report: Report) -> dict[str, Any]:
         },
         "counting": report.counting,
         "rows": [asdict(row) for row in report.rows],
+        "pair": None if report.pair is None else asdict(report.pair) | {"error": report.pair.error},
         "tuning": {
             "tuner": findings.tuner,
             "rules": {

@@ -61,13 +61,40 @@ class Row:
     """Verdicts of the runs, each once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two rules compared seed by seed, over all seeds that both have: accuracies are shares of 1."""
+
+    seeds: tuple[int, ...]
+    sync: Over
+    state: Over
+    behind: Over
+    """What ``state`` is behind ``sync-ps``."""
+
+    @property
+    def error(self) -> float | None:
+        """Return the standard error of the mean difference; None with one seed."""
+        return None if self.behind.spread is None else self.behind.spread / len(self.seeds) ** 0.5
+
+
+def make_pair(findings: Findings) -> Pair | None:
+    """Return the comparison that the accuracy target is about; None if one of its rules was not asked for."""
+    rules = findings.request.pair
+    if not rules:
+        return None
+    sync, state = ([fmean(run.accuracies) for run in findings.measured[rule]] for rule in rules)
+    behind = [theirs - ours for theirs, ours in zip(sync, state, strict=True)]
+    return Pair(findings.request.seeds_of(rules[0]), _over(sync), _over(state), _over(behind))
+
+
 def make_rows(findings: Findings) -> list[Row]:
-    """Return a row for each rule, in the order asked for."""
+    """Return a row for each rule, in the order asked for, all over the same seeds."""
     return [_make_row(findings, rule) for rule in findings.request.rules]
 
 
 def _make_row(findings: Findings, rule: str) -> Row:
-    runs, request = findings.measured[rule], findings.request
+    request = findings.request
+    runs = findings.measured[rule][: len(request.seeds)]
     batch = find_workload(request.workload).batch
     return Row(
         rule=rule,

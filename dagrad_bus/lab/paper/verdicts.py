@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dagrad_bus.lab.paper.rows import Row
+from dagrad_bus.lab.paper.rows import Pair, Row
 
 SAVING = 20.0
 """Times fewer bytes than synchronous training with a server, at least."""
@@ -28,32 +28,37 @@ class Verdict:
         return f"{word}: {self.text}"
 
 
-def judge(rows: Sequence[Row], *, judged: bool = True) -> list[Verdict]:
+def judge(rows: Sequence[Row], pair: Pair | None, *, judged: bool = True) -> list[Verdict]:
     """Return what can be said about each target.
 
     Args:
         rows: of the tables.
+        pair: the accuracies of ``state`` and ``sync-ps``; None if one is missing.
         judged: whether the targets apply; a quick look shows numbers only.
     """
     by_rule = {row.rule: row for row in rows}
     state, sync, dense = (by_rule.get(rule) for rule in ("state", "sync-ps", "gossip-dense"))
-    found = [*_against_sync(state, sync), _between_workers(state, dense)]
+    found = [_saves(state, sync), _is_as_good(pair), _between_workers(state, dense)]
     if not judged:
         found = [Verdict(f"{verdict.text} (a quick look)", None) for verdict in found]
     return [*found, _counts(rows)]
 
 
-def _against_sync(state: Row | None, sync: Row | None) -> list[Verdict]:
-    fewer = f"state sends at least {SAVING:g} times less than sync-ps"
-    as_good = f"state is at most {100 * LOSS:g} points behind sync-ps"
+def _saves(state: Row | None, sync: Row | None) -> Verdict:
+    text = f"state sends at least {SAVING:g} times less than sync-ps"
     if state is None or sync is None:
-        return [Verdict(f"{text}: needs both rules", None) for text in (fewer, as_good)]
+        return Verdict(f"{text}: needs both rules", None)
     saving = sync.bytes_per_step.mean / state.bytes_per_step.mean
-    behind = sync.accuracy.mean - state.accuracy.mean
-    return [
-        Verdict(f"{fewer}: {saving:.1f} times", saving >= SAVING),
-        Verdict(f"{as_good}: {100 * behind:+.2f} points", behind <= LOSS),
-    ]
+    return Verdict(f"{text}: {saving:.1f} times", saving >= SAVING)
+
+
+def _is_as_good(pair: Pair | None) -> Verdict:
+    text = f"state is at most {100 * LOSS:g} points behind sync-ps"
+    if pair is None:
+        return Verdict(f"{text}: needs both rules", None)
+    error = "" if pair.error is None else f", standard error {100 * pair.error:.2f}"
+    over = f"{len(pair.seeds)} seeds{error}" if len(pair.seeds) > 1 else "one seed"
+    return Verdict(f"{text}: {100 * pair.behind.mean:+.2f} points ({over})", pair.behind.mean <= LOSS)
 
 
 def _between_workers(state: Row | None, dense: Row | None) -> Verdict:

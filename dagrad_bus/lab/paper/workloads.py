@@ -35,6 +35,8 @@ class Workload:
     """Learning rates to choose from."""
     schedule: str = ""
     """Of the rate, for a program that has a choice."""
+    pair_seeds: tuple[int, ...] = ()
+    """Seeds beyond 0 to 2 by which ``state`` and ``sync-ps`` are judged: as many as the time allows."""
     unit: str = "samples"
     """What a throughput counts."""
     virtual: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -68,6 +70,7 @@ WORKLOADS: dict[str, Workload] = {
         pace=0.06,
         rates=(0.02, 0.05, 0.1, 0.2, 0.4),
         schedule="wsd",
+        pair_seeds=(3, 4, 5, 6, 7, 8, 9),
         flags=FLAGS | {"schedule": "--schedule"},
         unit="images",
         virtual={"mlp": "digits-mlp", "conv": "digits-conv"},

@@ -34,6 +34,8 @@ def test_a_request_takes_what_is_missing_from_its_workload() -> None:
         ({"workers": 1}, "at least 2"),
         ({"seeds": ()}, "at least one"),
         ({"seeds": (-1,)}, "from 0"),
+        ({"pair_seeds": (2,)}, "given twice"),
+        ({"pair_seeds": (-1,)}, "from 0"),
         ({"rates": (0.1, 0.05)}, "rising"),
         ({"rates": (0.0, 0.05)}, "rising"),
         ({"density": 0.0}, "density"),
@@ -64,6 +66,12 @@ def test_a_measured_run_is_launched_with_the_seed_and_the_rate(request_: Request
     assert program[program.index("--lr") + 1] == "0.1"
     assert "--report" not in program and "--sleep" not in program
     assert cell.environment() == {"DAGRAD_AGE_POWER": "0"}
+
+
+def test_dense_rules_are_not_compressed_unless_a_codec_is_asked_for(request_: Request) -> None:
+    assert request_.cell("measure", "sync-ps", 0.1, 3).environment()["DAGRAD_CODEC"] == "raw"
+    asked = Request(extra={"codec": "zlib"}).filled()
+    assert asked.cell("measure", "sync-ps", 0.1, 3).environment() == {"DAGRAD_CODEC": "zlib"}
 
 
 def test_a_workload_with_data_is_told_where_they_are() -> None:
@@ -104,6 +112,21 @@ def test_rules_take_turns_within_a_seed(request_: Request) -> None:
         ("straggler", "sync-ps", 3, 0.2),
         ("straggler", "state", 3, 0.05),
     ]
+
+
+def test_the_judged_pair_has_further_seeds_and_they_come_last() -> None:
+    rates = {"sync-ps": 0.2, "state": 0.05, "local": 0.1}
+    request = Request(rules=("sync-ps", "state", "local"), seeds=(0,), pair_seeds=(5, 6)).filled()
+    cells = request.measured_cells(rates)
+    assert [(cell.rule, cell.seed, cell.lr) for cell in cells[-4:]] == [
+        ("sync-ps", 5, 0.2), ("state", 5, 0.05), ("sync-ps", 6, 0.2), ("state", 6, 0.05),
+    ]  # fmt: skip
+    assert (request.seeds_of("state"), request.seeds_of("local")) == ((0, 5, 6), (0,))
+
+
+def test_one_rule_of_the_pair_alone_has_no_further_seeds() -> None:
+    request = Request(rules=("state", "local"), seeds=(0,), pair_seeds=(5, 6)).filled()
+    assert {cell.seed for cell in request.measured_cells({"state": 0.1, "local": 0.1})} == {0}
 
 
 def test_cells_differ_in_name_and_key(request_: Request) -> None:

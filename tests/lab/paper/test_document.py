@@ -6,14 +6,14 @@ import pytest
 
 from dagrad_bus.lab.paper.bench import Findings
 from dagrad_bus.lab.paper.document import Report, number, table, to_json, to_markdown
-from dagrad_bus.lab.paper.rows import Over, make_rows
+from dagrad_bus.lab.paper.rows import Over, make_pair, make_rows
 from dagrad_bus.lab.paper.verdicts import judge
 
 
 @pytest.fixture
 def report(findings: Findings) -> Report:
-    rows = make_rows(findings)
-    return Report(findings, rows, judge(rows), "counted by hand")
+    rows, pair = make_rows(findings), make_pair(findings)
+    return Report(findings, rows, pair, judge(rows, pair), "counted by hand")
 
 
 def test_a_number_shows_its_spread_where_it_has_one() -> None:
@@ -41,7 +41,14 @@ def test_the_page_has_both_tables_with_a_row_a_rule(report: Report) -> None:
         rows = [line for line in section(page, title).splitlines() if line.startswith("|")][2:]
         assert [row.split()[1] for row in rows] == ["sync-ps", "gossip-dense", "state", "local"]
     assert "counted by hand" in page
-    assert "- met: state is at most 0.3 points behind sync-ps: +0.05 points" in page
+    assert "- met: state is at most 0.3 points behind sync-ps: +0.05 points (2 seeds, standard error 0.00)" in page
+
+
+def test_the_judged_difference_is_on_the_page_with_its_error(report: Report) -> None:
+    page = to_markdown(report)
+    assert "## The judged pair: state against sync-ps, seeds 0, 1" in page
+    assert "| state is behind by | +0.05 (standard error 0.00) |" in page
+    assert to_json(report)["pair"]["error"] == 0.0
 
 
 def test_every_column_with_a_figure_of_the_paper_says_so(report: Report) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from dagrad_bus.lab.paper.bench import Findings
 from dagrad_bus.lab.paper.measuring import Measured
-from dagrad_bus.lab.paper.rows import Over, healthy_share, make_rows
+from dagrad_bus.lab.paper.rows import Over, healthy_share, make_pair, make_rows
 
 
 def test_a_number_over_seeds_has_mean_and_spread() -> None:
@@ -32,6 +32,28 @@ def test_rows_hold_the_numbers_of_their_runs(findings: Findings) -> None:
     assert state.healthy == pytest.approx(0.5)
     assert state.mixing == ("mixed",)
     assert rows["local"].median_age is None
+
+
+def test_the_pair_has_all_its_seeds_and_the_rows_only_those_of_all_rules(
+    findings: Findings, make_run: Callable[..., Measured]
+) -> None:
+    more = {
+        rule: (*findings.measured[rule], make_run(accuracies=(value,)))
+        for rule, value in (("sync-ps", 0.99), ("state", 0.96))
+    }
+    request = replace(findings.request, pair_seeds=(7,))
+    changed = replace(findings, request=request, measured=findings.measured | more)
+    pair = make_pair(changed)
+    assert pair is not None and pair.seeds == (0, 1, 7)
+    assert pair.behind.mean == pytest.approx((0.0005 + 0.0005 + 0.03) / 3)
+    assert pair.error is not None and pair.behind.spread is not None
+    assert pair.error == pytest.approx(pair.behind.spread / 3**0.5)
+    assert make_rows(changed) == make_rows(findings)
+
+
+def test_without_both_rules_there_is_no_pair(findings: Findings) -> None:
+    request = replace(findings.request, rules=("state", "local"))
+    assert make_pair(replace(findings, request=request)) is None
 
 
 def test_a_run_whose_counts_disagree_is_named_by_its_seed(

@@ -105,9 +105,7 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("modules", [(), ("random",)], ids=["nothing shared", "a module shared"])
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_forked_script_does_what_python_does(
-    name: str, modules: tuple[str, ...], bear: Bear, tmp_path: Path
-) -> None:
+def test_a_forked_script_does_what_python_does(name: str, modules: tuple[str, ...], bear: Bear, tmp_path: Path) -> None:
     exits, text = bear(PROGRAMS[name], modules=modules, arguments=("--lr", "0.1"))
     expected = plain(tmp_path, "program.py", "--lr", "0.1")
     code = -exits[0]["signal"] if "signal" in exits[0] else exits[0]["code"]
