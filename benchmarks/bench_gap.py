@@ -2,12 +2,14 @@
 
 Three seeds of 360 test samples cannot tell 0.2 points from 0.7. Here a run takes some seconds, so that twenty seeds are cheap;
 settings are those of ``dagrad bench paper``: 8 workers, 150 steps, the MLP of 301 066 parameters, frames of four times the
-density in the steps of rate 0::
+density in the steps of rate 0. Rows of ``few`` ask the other question: 600 steps with a frame of 1 % at every 4th step, and no
+larger ones at the end, unless said::
 
-    python benchmarks/bench_gap.py                                   # every row, twenty seeds: about a quarter of an hour
+    python benchmarks/bench_gap.py                                   # every row of 150 steps, twenty seeds: half an hour
     python benchmarks/bench_gap.py --only wsd --report test          # what is published of the two rules compared
+    python benchmarks/bench_gap.py --only few --seeds 10             # few bytes: half an hour more
 
-Differences are to the first row shown, seed by seed, with their standard error.
+Differences are to the first row shown, seed by seed, with their standard error; bytes are in per cent of 8 P, before the codec.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ BASE = Experiment(
     task="digits-mlp", lr=0.2, schedule="wsd", settle=SETTLE_FACTOR, costs=Costs(compute=0.06), compress=False
 )
 STATE, SYNC = BASE.exchange, ExchangeSettings(rule="sync-ps")
+LONG = replace(BASE, steps=600, settle=1.0)
+FEW = replace(LONG, exchange=replace(STATE, density=0.01, interval=4))
 ROWS: dict[str, Experiment] = {
     "cosine: sync-ps, rate 0.4": replace(BASE, exchange=SYNC, lr=0.4, schedule="cosine"),
     "cosine: state, rate 0.2": replace(BASE, schedule="cosine"),
@@ -37,6 +41,13 @@ ROWS: dict[str, Experiment] = {
     "state, w0 0.8": replace(BASE, exchange=replace(STATE, w0=0.8)),
     "state, w0 0.97": replace(BASE, exchange=replace(STATE, w0=0.97)),
     "gossip-dense, rate 0.2": replace(BASE, exchange=ExchangeSettings(rule="gossip-dense")),
+    "few: sync-ps, wsd, rate 0.2": replace(LONG, exchange=SYNC),
+    "few: sync-ps, wsd, rate 0.4": replace(LONG, exchange=SYNC, lr=0.4),
+    "few: state, wsd, rate 0.1": replace(FEW, lr=0.1),
+    "few: state, wsd, rate 0.2": FEW,
+    "few: state, cosine, rate 0.2": replace(FEW, schedule="cosine"),
+    "few: state, wsd, 0.7 %, at last 2.8": replace(FEW, settle=4.0, exchange=replace(FEW.exchange, density=0.007)),
+    "few: state, wsd, every 2nd, 0.5 %": replace(FEW, exchange=replace(STATE, density=0.005, interval=2)),
 }
 
 
@@ -53,22 +64,19 @@ def main() -> None:
     first: list[float] = []
     with Pool(args.jobs) as pool:
         for name, experiment in ROWS.items():
-            if name.startswith(args.only):
+            if name.startswith(args.only) and (args.only or experiment.steps == BASE.steps):
                 runs = [replace(experiment, seed=seed, report=args.report) for seed in range(args.seeds)]
-                found = measure(pool, runs)
+                found, share = measure(pool, runs)
                 first = first or found
-                print(f"{name:28} {describe(found, first)}", flush=True)
+                print(f"{name:34} {share:6.2f} % {describe(found, first)}", flush=True)
 
 
-def measure(pool: Pool, runs: list[Experiment]) -> list[float]:
-    """Return the accuracy of each run in per cent, mean over its workers."""
-    by_seed: dict[int, float] = {}
-
-    def keep(experiment: Experiment, found: Found) -> None:
-        by_seed[experiment.seed] = 100 * found["accuracy"]
-
-    pool.run(runs, keep)
-    return [by_seed[run.seed] for run in runs]
+def measure(pool: Pool, runs: list[Experiment]) -> tuple[list[float], float]:
+    """Return the accuracy of each run, mean over its workers, and the bytes of all as a share of 8 P; both in per cent."""
+    by_seed: dict[int, Found] = {}
+    pool.run(runs, lambda experiment, found: by_seed.update({experiment.seed: found}))
+    accuracies = [100 * by_seed[run.seed]["accuracy"] for run in runs]
+    return accuracies, 100 * fmean(found["dense_share"] for found in by_seed.values())
 
 
 def describe(found: list[float], first: list[float]) -> str:

@@ -48,6 +48,8 @@ MAX_RAW = 64 << 20
 MAX_RATIO = 64
 _PAYS = 0.95
 _SMALL = 65536
+ONE_RANGE = 12
+"""Bytes of an index that is one range; any other coding of more blocks, among enough others, is longer."""
 _F16_BOUND = 65520.0  # from here on round-to-nearest gives inf
 _CHUNK_BLOCK = 65536
 _MAX_SCALE = np.nextafter(np.float32(np.finfo(np.float32).max / 127), np.float32(0))  # 127 of them stay finite
@@ -217,14 +219,21 @@ def from_wire(
 
 
 def _encode_index(indices: NDArray[np.int64], total: int) -> tuple[Index, bytes]:
-    skipped = np.diff(indices, prepend=-1) - 1
-    if not len(indices) or skipped.min() < 0 or indices[-1] >= total:
-        raise UsageError(f"block numbers must rise strictly within [0, {total}) and be one or more")
     count = len(indices)
+    rises = count and indices[0] >= 0 and indices[-1] < total and bool((indices[1:] > indices[:-1]).all())
+    if not rises:
+        raise UsageError(f"block numbers must rise strictly within [0, {total}) and be one or more")
+    if count > ONE_RANGE and total > 8 * ONE_RANGE and indices[-1] - indices[0] == count - 1:  # a dense vector's part
+        return Index.RANGES, b"".join(int(part).to_bytes(4, "little") for part in (1, indices[0], count))
+    skipped = np.empty(count, np.int64)
+    skipped[0] = indices[0]
+    np.subtract(indices[1:], indices[:-1], out=skipped[1:])
+    skipped[1:] -= 1
     ranges = 1 + int(np.count_nonzero(skipped[1:]))
+    wide = skipped[skipped >= 255]  # few, and integer division is slow
     sizes = {
-        Index.GAPS8: count + int((skipped // 255).sum()),
-        Index.GAPS16: 2 * (count + int((skipped // 65535).sum())),
+        Index.GAPS8: count + int((wide // 255).sum()),
+        Index.GAPS16: 2 * (count + int((wide // 65535).sum())),
         Index.BITMAP: (total + 7) // 8,
         Index.RANGES: 4 + 8 * ranges,
     }
@@ -242,6 +251,8 @@ def _encode_index(indices: NDArray[np.int64], total: int) -> tuple[Index, bytes]
 
 def _encode_gaps(skipped: NDArray[np.int64], dtype: np.dtype[np.generic], size: int) -> bytes:
     more = (1 << 8 * dtype.itemsize) - 1
+    if size // dtype.itemsize == len(skipped):
+        return skipped.astype(dtype).tobytes()
     coded = np.full(size // dtype.itemsize, more, dtype=dtype)
     quotient, rest = np.divmod(skipped, more)
     coded[np.arange(len(skipped)) + np.cumsum(quotient)] = rest

@@ -132,6 +132,10 @@ def test_a_selection_comes_back_as_it_was(data: st.DataObject, total: int, value
         ([100_000, 200_000], 10**6, Index.GAPS16, 8),
         (list(range(0, 800, 3)), 800, Index.BITMAP, 100),
         (list(range(500, 900)), 10**6, Index.RANGES, 12),
+        (list(range(500, 513)), 10**6, Index.RANGES, 12),
+        (list(range(12)), 10**6, Index.GAPS8, 12),
+        (list(range(13)), 97, Index.RANGES, 12),
+        (list(range(13)), 96, Index.BITMAP, 12),
         ([65_535 + 65_534], 10**6, Index.GAPS16, 4),
     ],
 )

@@ -271,11 +271,12 @@ def mix_until_all_are_done(directory: Path, settings: Settings, step: Callable[[
 
 
 def wait_for_all(settings: Settings, seconds: float) -> bool:
-    """Wait until all members have published their addresses; return whether they have."""
+    """Wait until all other members have published their addresses; return whether they have."""
     if settings.directory is None:
         return True
     deadline = time.monotonic() + seconds
-    while any(look_up(settings.directory, name) is None for name in settings.members):
+    others = [name for name in settings.members if name != settings.name]  # a member without others has no address
+    while any(look_up(settings.directory, name) is None for name in others):
         if time.monotonic() >= deadline:
             return False
         time.sleep(0.02)

@@ -18,9 +18,9 @@ from torch import Tensor
 CHUNK = 1 << 17
 """Elements of the difference computed at a time: 512 KiB, half of a common L2 cache."""
 SAMPLED = 1 << 16
-"""Positions from which the threshold for single elements is estimated."""
+"""Positions from which the threshold for single elements is estimated, at most: one in STRIDE."""
 STRIDE = 16
-"""Every so many block scores are sampled."""
+"""Every so many block scores are sampled; of single elements at most so many."""
 MARGIN = 4.0
 """Standard deviations of the estimate by which the threshold is lowered, so that one pass almost always suffices."""
 
@@ -119,10 +119,14 @@ def _largest(values: Rows, count: int) -> Indices:
 
 
 def sampled_positions(size: int, seed: int) -> Indices:
-    """Return the positions a threshold is estimated from, rising: all of a small vector, else SAMPLED of ``size``."""
+    """Return the positions a threshold is estimated from, rising: all of a small vector, else some of ``size``.
+
+    Looking at a sampled position costs ten times what the pass over all elements costs an element: more than one in
+    STRIDE would cost more than the candidates that a better threshold saves.
+    """
     if size <= 2 * SAMPLED:
         return np.arange(size)
-    drawn = np.random.default_rng([seed, size]).integers(0, size, SAMPLED)
+    drawn = np.random.default_rng([seed, size]).integers(0, size, min(SAMPLED, size // STRIDE))
     drawn.sort()
     return drawn
 

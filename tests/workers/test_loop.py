@@ -92,6 +92,10 @@ def test_the_start_waits_for_all_addresses_and_not_for_ever(tmp_path: Path) -> N
     assert loop.wait_for_all(settings, 0.05)
 
 
+def test_a_member_without_others_waits_for_nobody(tmp_path: Path) -> None:
+    assert loop.wait_for_all(Settings(name="local.0", members=("local.0",), directory=tmp_path), 0.0)
+
+
 def test_without_a_run_folder_nobody_is_waited_for() -> None:
     assert loop.wait_for_all(Settings(), 60.0)
 

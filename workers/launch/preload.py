@@ -14,10 +14,11 @@ DEFAULT_PRELOAD = (
     "msgpack",
     "uvloop",
     "blosc2",
-    "dagrad_bus",
-    "dagrad_bus.attach",
+    "dagrad_bus.attach.attachment",
+    "dagrad_bus.handoff",
 )
-"""What a worker nearly always imports; a module that is missing is left out. Every optimizer imports ``torch._dynamo``."""
+"""What a worker nearly always imports; a module that is missing is left out. Every optimizer imports ``torch._dynamo``, and
+the last two what :func:`dagrad_bus.attach` imports where there are peers."""
 
 
 def choose_preload(command: Command, wanted: Sequence[str]) -> tuple[str, ...]:

@@ -28,8 +28,12 @@ SLEEP = 0.2
 """Seconds that the straggler sleeps each step."""
 EVALUATIONS = 5
 """Evaluations of a run, at least; a speed is taken between the first and the last of them."""
-STRAGGLER_STEPS = 40
+STRAGGLER_STEPS = 25
 """Steps of a run with a straggler, at most."""
+ALONE_STEPS = 60
+"""Steps of the run of one worker alone, at most: only its speed is looked at."""
+TUNE_SEEDS = 2
+"""Seeds that rates are chosen over, if none are given: the first so many of the measurement's."""
 SETTLE_FACTOR = 4
 """Times its density that a frame holds, under every rule that has one, in the steps of rate 0 at the end of a run."""
 
@@ -136,7 +140,7 @@ class Request:
     pair_seeds: tuple[int, ...] = ()
     """Further seeds for the two rules of :data:`PAIR`, if both are asked for."""
     tune_seeds: tuple[int, ...] = ()
-    """Seeds that the rate is chosen over; empty: those of the measurement."""
+    """Seeds that the rate is chosen over; empty: the first TUNE_SEEDS of the measurement's."""
     steps: int = 0
     """Of each worker; 0: the workload's."""
     pace: float = -1.0
@@ -184,7 +188,7 @@ class Request:
             self,
             model=self.model or workload.models[0],
             rates=self.rates or workload.rates,
-            tune_seeds=self.tune_seeds or self.seeds,
+            tune_seeds=self.tune_seeds or self.seeds[:TUNE_SEEDS],
             steps=self.steps or workload.steps,
             pace=self.pace if self.pace >= 0 else workload.pace,
         )
@@ -199,7 +203,7 @@ class Request:
             rule=rule,
             lr=lr,
             seed=seed,
-            steps=min(self.steps, STRAGGLER_STEPS) if purpose == "straggler" else self.steps,
+            steps=min(self.steps, {"straggler": STRAGGLER_STEPS, "alone": ALONE_STEPS}.get(purpose, self.steps)),
             pace=self.pace,
             density=self.density,
             shards=self.shards,

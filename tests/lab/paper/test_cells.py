@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dagrad_bus.errors import UsageError
-from dagrad_bus.lab.paper.cells import RULES, STRAGGLER_STEPS, Request
+from dagrad_bus.lab.paper.cells import ALONE_STEPS, RULES, STRAGGLER_STEPS, Request
 
 FOLDER = Path("out")
 
@@ -20,7 +20,7 @@ def test_a_request_takes_what_is_missing_from_its_workload() -> None:
     filled = Request().filled()
     assert (filled.model, filled.steps, filled.pace, filled.rules) == ("mlp", 150, 0.06, RULES)
     assert filled.rates == (0.02, 0.05, 0.1, 0.2, 0.4)
-    assert (filled.seeds, filled.tune_seeds) == ((0, 1, 2), (0, 1, 2))
+    assert (filled.seeds, filled.tune_seeds) == ((0, 1, 2), (0, 1))
     assert Request(steps=7, pace=0.0, rates=(0.3,), tune_seeds=(5,)).filled().pace == 0.0
 
 
@@ -97,7 +97,7 @@ def test_the_straggler_is_the_last_worker_and_its_run_is_short(request_: Request
 
 def test_one_worker_alone_runs_without_a_launcher(request_: Request) -> None:
     cell = request_.cell("alone", "local", 0.1, 3)
-    assert cell.workers == 1
+    assert (cell.workers, cell.steps) == (1, ALONE_STEPS)
     assert cell.program()[1:3] == ["-m", "dagrad_bus.workers.digits"]
 
 
