@@ -350,7 +350,7 @@ def _end(status: int, shared: frozenset[str]) -> NoReturn:
         status: exit code.
         shared: names of the modules that were there before.
     """
-    threading._shutdown()  # joins threads that are no daemons
+    threading._shutdown()  # type: ignore[attr-defined]  # joins threads that are no daemons
     atexit._run_exitfuncs()
     for name in [name for name in sys.modules if name not in shared]:
         del sys.modules[name]

@@ -42,7 +42,7 @@ def test_the_pair_has_all_its_seeds_and_the_rows_only_those_of_all_rules(
         for rule, value in (("sync-ps", 0.99), ("state", 0.96))
     }
     request = replace(findings.request, pair_seeds=(7,))
-    changed = replace(findings, request=request, measured=findings.measured | more)
+    changed = replace(findings, request=request, measured={**findings.measured, **more})
     pair = make_pair(changed)
     assert pair is not None and pair.seeds == (0, 1, 7)
     assert pair.behind.mean == pytest.approx((0.0005 + 0.0005 + 0.03) / 3)
