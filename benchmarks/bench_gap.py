@@ -7,7 +7,8 @@ larger ones at the end, unless said::
 
     python benchmarks/bench_gap.py                                   # every row of 150 steps, twenty seeds: half an hour
     python benchmarks/bench_gap.py --only wsd --report test          # what is published of the two rules compared
-    python benchmarks/bench_gap.py --only few --seeds 10             # few bytes: half an hour more
+    python benchmarks/bench_gap.py --only 300                        # twice as many steps
+    python benchmarks/bench_gap.py --only few --seeds 10             # few bytes: a quarter of an hour
 
 Differences are to the first row shown, seed by seed, with their standard error; bytes are in per cent of 8 P, before the codec.
 """
@@ -40,14 +41,17 @@ ROWS: dict[str, Experiment] = {
     "state, w0 0.65": replace(BASE, exchange=replace(STATE, w0=0.65)),
     "state, w0 0.8": replace(BASE, exchange=replace(STATE, w0=0.8)),
     "state, w0 0.97": replace(BASE, exchange=replace(STATE, w0=0.97)),
+    "state, momentum 0.8, rate 0.4": replace(BASE, momentum=0.8, lr=0.4),
+    "state, momentum 0.95, rate 0.1": replace(BASE, momentum=0.95, lr=0.1),
     "gossip-dense, rate 0.2": replace(BASE, exchange=ExchangeSettings(rule="gossip-dense")),
+    "300 steps: sync-ps, rate 0.4": replace(BASE, steps=300, exchange=SYNC, lr=0.4),
+    "300 steps: state, rate 0.2": replace(BASE, steps=300),
     "few: sync-ps, wsd, rate 0.2": replace(LONG, exchange=SYNC),
     "few: sync-ps, wsd, rate 0.4": replace(LONG, exchange=SYNC, lr=0.4),
     "few: state, wsd, rate 0.1": replace(FEW, lr=0.1),
     "few: state, wsd, rate 0.2": FEW,
     "few: state, cosine, rate 0.2": replace(FEW, schedule="cosine"),
     "few: state, wsd, 0.7 %, at last 2.8": replace(FEW, settle=4.0, exchange=replace(FEW.exchange, density=0.007)),
-    "few: state, wsd, every 2nd, 0.5 %": replace(FEW, exchange=replace(STATE, density=0.005, interval=2)),
 }
 
 
