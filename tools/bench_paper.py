@@ -97,7 +97,7 @@ def _pairs(text: str | None) -> dict[str, str]:
     metavar="N ...",
     help="Further seeds for sync-ps and state, whose accuracies are judged.  [the workload's; none with --seeds]",
 )
-@click.option("--tune-seeds", metavar="N ...", help="Seeds that rates are chosen over.  [the first two of --seeds]")
+@click.option("--tune-seeds", metavar="N ...", help="Seeds that rates are chosen over.  [those of --seeds]")
 @click.option(
     "--tune",
     type=click.Choice(["virtual", "process"]),

@@ -35,7 +35,9 @@ class Findings:
     tuned: Mapping[str, Tuned]
     """By rule."""
     measured: Mapping[str, tuple[Measured, ...]]
-    """By rule, in the order of the seeds; those of the judged pair have its further seeds behind them."""
+    """By rule, in the order of the seeds."""
+    further: Mapping[str, tuple[Measured, ...]]
+    """By rule of the judged pair, in the order of its further seeds; their speeds mean nothing."""
     stragglers: Mapping[str, Measured]
     """By rule, with one worker slowed down."""
     alone: Measured
@@ -44,7 +46,7 @@ class Findings:
     @property
     def seconds(self) -> float:
         """Return how long the measured runs took, tuning apart."""
-        runs = [run for found in self.measured.values() for run in found]
+        runs = [run for part in (self.measured, self.further) for found in part.values() for run in found]
         return sum(run.seconds for run in [*runs, *self.stragglers.values(), self.alone])
 
 
@@ -86,7 +88,8 @@ class Bench:
             request,
             self._tuner.name,
             tuned,
-            {rule: tuple(found["measure", rule, seed] for seed in request.seeds_of(rule)) for rule in request.rules},
+            {rule: tuple(found["measure", rule, seed] for seed in request.seeds) for rule in request.rules},
+            {rule: tuple(found["pair", rule, seed] for seed in request.pair_seeds) for rule in request.pair},
             {rule: found["straggler", rule, first] for rule in request.rules},
             found["alone", "local", first],
         )

@@ -13,12 +13,14 @@ from dagrad_bus.errors import UsageError
 from dagrad_bus.lab.paper.workloads import Workload, find_workload
 from dagrad_bus.settings import ExchangeSettings, RuleName
 
-Purpose = Literal["tune", "measure", "straggler", "alone"]
+Purpose = Literal["tune", "measure", "pair", "straggler", "alone"]
 
 RULES = ("sync-ps", "async-ps", "gossip-dense", "gossip-qsgd", "choco", "gradient", "state", "local")
 """All rules, in the order of the tables."""
 PAIR = ("sync-ps", "state")
 """The rules whose accuracies are judged against each other, by more seeds than the tables need."""
+BARRIER = "sync-ps"
+"""The rule whose replicas are equal bit for bit at any speed: where only its accuracy is asked for, it need not be paced."""
 SERVERS = frozenset({"sync-ps", "async-ps"})
 """Rules with a server, worker 0: every worker needs a link to it."""
 DENSE = frozenset({"sync-ps", "async-ps", "gossip-dense"})
@@ -32,8 +34,6 @@ STRAGGLER_STEPS = 25
 """Steps of a run with a straggler, at most."""
 ALONE_STEPS = 60
 """Steps of the run of one worker alone, at most: only its speed is looked at."""
-TUNE_SEEDS = 2
-"""Seeds that rates are chosen over, if none are given: the first so many of the measurement's."""
 SETTLE_FACTOR = 4
 """Times its density that a frame holds, under every rule that has one, in the steps of rate 0 at the end of a run."""
 
@@ -140,7 +140,7 @@ class Request:
     pair_seeds: tuple[int, ...] = ()
     """Further seeds for the two rules of :data:`PAIR`, if both are asked for."""
     tune_seeds: tuple[int, ...] = ()
-    """Seeds that the rate is chosen over; empty: the first TUNE_SEEDS of the measurement's."""
+    """Seeds that the rate is chosen over; empty: those of the measurement."""
     steps: int = 0
     """Of each worker; 0: the workload's."""
     pace: float = -1.0
@@ -188,7 +188,7 @@ class Request:
             self,
             model=self.model or workload.models[0],
             rates=self.rates or workload.rates,
-            tune_seeds=self.tune_seeds or self.seeds[:TUNE_SEEDS],
+            tune_seeds=self.tune_seeds or self.seeds,
             steps=self.steps or workload.steps,
             pace=self.pace if self.pace >= 0 else workload.pace,
         )
@@ -204,7 +204,7 @@ class Request:
             lr=lr,
             seed=seed,
             steps=min(self.steps, {"straggler": STRAGGLER_STEPS, "alone": ALONE_STEPS}.get(purpose, self.steps)),
-            pace=self.pace,
+            pace=0.0 if purpose == "pair" and rule == BARRIER else self.pace,
             density=self.density,
             shards=self.shards,
             schedule=find_workload(self.workload).schedule,
@@ -220,12 +220,8 @@ class Request:
         """
         runs = [self.cell("measure", rule, rates[rule], seed) for seed in self.seeds for rule in self.rules]
         runs += [self.cell("straggler", rule, rates[rule], self.seeds[0]) for rule in self.rules]
-        runs += [self.cell("measure", rule, rates[rule], seed) for seed in self.pair_seeds for rule in self.pair]
+        runs += [self.cell("pair", rule, rates[rule], seed) for seed in self.pair_seeds for rule in self.pair]
         return [self.cell("alone", "local", rates.get("local", next(iter(rates.values()))), self.seeds[0]), *runs]
-
-    def seeds_of(self, rule: str) -> tuple[int, ...]:
-        """Return the seeds that a rule is measured with; those of the tables come first."""
-        return (*self.seeds, *self.pair_seeds) if rule in self.pair else self.seeds
 
     @property
     def pair(self) -> tuple[str, ...]:

@@ -222,6 +222,7 @@ def to_json(report: Report) -> dict[str, Any]:
             },
         },
         "runs": {rule: [run.to_json() for run in runs] for rule, runs in findings.measured.items()},
+        "further": {rule: [run.to_json() for run in runs] for rule, runs in findings.further.items()},
         "stragglers": {rule: run.to_json() for rule, run in findings.stragglers.items()},
         "alone": findings.alone.to_json(),
         "seconds": findings.seconds,

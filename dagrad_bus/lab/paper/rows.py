@@ -79,12 +79,16 @@ class Pair:
 
 def make_pair(findings: Findings) -> Pair | None:
     """Return the comparison that the accuracy target is about; None if one of its rules was not asked for."""
-    rules = findings.request.pair
-    if not rules:
+    request = findings.request
+    if not request.pair:
         return None
-    sync, state = ([fmean(run.accuracies) for run in findings.measured[rule]] for rule in rules)
+    sync, state = ([fmean(run.accuracies) for run in _all_runs(findings, rule)] for rule in request.pair)
     behind = [theirs - ours for theirs, ours in zip(sync, state, strict=True)]
-    return Pair(findings.request.seeds_of(rules[0]), _over(sync), _over(state), _over(behind))
+    return Pair((*request.seeds, *request.pair_seeds), _over(sync), _over(state), _over(behind))
+
+
+def _all_runs(findings: Findings, rule: str) -> tuple[Measured, ...]:
+    return (*findings.measured[rule], *findings.further.get(rule, ()))
 
 
 def make_rows(findings: Findings) -> list[Row]:
@@ -93,8 +97,8 @@ def make_rows(findings: Findings) -> list[Row]:
 
 
 def _make_row(findings: Findings, rule: str) -> Row:
-    request = findings.request
-    runs = findings.measured[rule][: len(request.seeds)]
+    runs, counted, request = findings.measured[rule], _all_runs(findings, rule), findings.request
+    seeds = (*request.seeds, *request.pair_seeds)
     batch = find_workload(request.workload).batch
     return Row(
         rule=rule,
@@ -106,8 +110,8 @@ def _make_row(findings: Findings, rule: str) -> Row:
         std=_over(pstdev(run.accuracies) for run in runs),
         mean_model=Over.seeds(run.mean_model for run in runs),
         consensus=Over.seeds(run.consensus for run in runs),
-        agreement=Over.seeds(run.agreement for run in runs),
-        disagreeing=tuple(seed for seed, run in zip(request.seeds, runs, strict=True) if run.agrees is False),
+        agreement=Over.seeds(run.agreement for run in counted),
+        disagreeing=tuple(seed for seed, run in zip(seeds, counted, strict=False) if run.agrees is False),
         efficiency=_efficiency(runs, findings.alone),
         throughput=_over(run.rate * batch for run in runs),
         healthy=healthy_share(runs, findings.stragglers[rule]),

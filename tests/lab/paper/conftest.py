@@ -78,6 +78,7 @@ def findings() -> Findings:
         tuner="virtual",
         tuned={rule: Tuned(0.1, {0.05: 0.9, 0.1: 0.95, 0.2: 0.91}, "") for rule in rules},
         measured={rule: (make(rule, 0), make(rule, 1)) for rule in rules},
+        further={},
         stragglers={rule: _make_run(workers=2, rates=(5.0, 3.0)) for rule in rules},
         alone=_make_run(workers=1, rates=(12.5,), parameters=0, interface_bytes=None, packets=None, socket_bytes=0),
     )

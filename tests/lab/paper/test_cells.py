@@ -20,7 +20,7 @@ def test_a_request_takes_what_is_missing_from_its_workload() -> None:
     filled = Request().filled()
     assert (filled.model, filled.steps, filled.pace, filled.rules) == ("mlp", 150, 0.06, RULES)
     assert filled.rates == (0.02, 0.05, 0.1, 0.2, 0.4)
-    assert (filled.seeds, filled.tune_seeds) == ((0, 1, 2), (0, 1))
+    assert (filled.seeds, filled.tune_seeds) == ((0, 1, 2), (0, 1, 2))
     assert Request(steps=7, pace=0.0, rates=(0.3,), tune_seeds=(5,)).filled().pace == 0.0
 
 
@@ -118,10 +118,10 @@ def test_the_judged_pair_has_further_seeds_and_they_come_last() -> None:
     rates = {"sync-ps": 0.2, "state": 0.05, "local": 0.1}
     request = Request(rules=("sync-ps", "state", "local"), seeds=(0,), pair_seeds=(5, 6)).filled()
     cells = request.measured_cells(rates)
-    assert [(cell.rule, cell.seed, cell.lr) for cell in cells[-4:]] == [
-        ("sync-ps", 5, 0.2), ("state", 5, 0.05), ("sync-ps", 6, 0.2), ("state", 6, 0.05),
+    assert [(cell.purpose, cell.rule, cell.seed, cell.lr) for cell in cells[-4:]] == [
+        ("pair", "sync-ps", 5, 0.2), ("pair", "state", 5, 0.05), ("pair", "sync-ps", 6, 0.2), ("pair", "state", 6, 0.05),
     ]  # fmt: skip
-    assert (request.seeds_of("state"), request.seeds_of("local")) == ((0, 5, 6), (0,))
+    assert [cell.pace for cell in cells[-2:]] == [0.0, request.pace]  # a barrier's replicas do not depend on the speed
 
 
 def test_one_rule_of_the_pair_alone_has_no_further_seeds() -> None:

@@ -37,18 +37,25 @@ def test_rows_hold_the_numbers_of_their_runs(findings: Findings) -> None:
 def test_the_pair_has_all_its_seeds_and_the_rows_only_those_of_all_rules(
     findings: Findings, make_run: Callable[..., Measured]
 ) -> None:
-    more = {
-        rule: (*findings.measured[rule], make_run(accuracies=(value,)))
-        for rule, value in (("sync-ps", 0.99), ("state", 0.96))
-    }
+    further = {rule: (make_run(accuracies=(value,)),) for rule, value in (("sync-ps", 0.99), ("state", 0.96))}
     request = replace(findings.request, pair_seeds=(7,))
-    changed = replace(findings, request=request, measured={**findings.measured, **more})
+    changed = replace(findings, request=request, further=further)
     pair = make_pair(changed)
     assert pair is not None and pair.seeds == (0, 1, 7)
     assert pair.behind.mean == pytest.approx((0.0005 + 0.0005 + 0.03) / 3)
     assert pair.error is not None and pair.behind.spread is not None
     assert pair.error == pytest.approx(pair.behind.spread / 3**0.5)
-    assert make_rows(changed) == make_rows(findings)
+    for before, after in zip(make_rows(findings), make_rows(changed), strict=True):
+        assert replace(after, agreement=before.agreement) == before  # counts are checked in all runs
+
+
+def test_a_further_run_whose_counts_disagree_is_named_too(
+    findings: Findings, make_run: Callable[..., Measured]
+) -> None:
+    request = replace(findings.request, pair_seeds=(7,))
+    further = {"sync-ps": (make_run(),), "state": (make_run(socket_bytes=60_000),)}
+    rows = {row.rule: row for row in make_rows(replace(findings, request=request, further=further))}
+    assert (rows["state"].disagreeing, rows["sync-ps"].disagreeing) == ((7,), ())
 
 
 def test_without_both_rules_there_is_no_pair(findings: Findings) -> None:
