@@ -291,6 +291,8 @@ def _decode_ranges(data: memoryview, count: int, total: int) -> NDArray[np.int64
     _require(int(counts.min()) > 0 and int(counts.sum()) == count, "blocks in the ranges", int(counts.sum()))
     ends = starts + counts
     _require(bool((starts[1:] > ends[:-1]).all()) and int(ends[-1]) <= total, "order of the ranges", int(ends[-1]))
+    if ranges == 1:  # a part of a dense vector: large, and often waited for
+        return np.arange(starts[0], ends[0])
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(count)
 

@@ -37,7 +37,7 @@ class Findings:
     measured: Mapping[str, tuple[Measured, ...]]
     """By rule, in the order of the seeds."""
     further: Mapping[str, tuple[Measured, ...]]
-    """By rule of the judged pair, in the order of its further seeds; their speeds mean nothing."""
+    """By rule of the judged pair, in the order of its further seeds."""
     stragglers: Mapping[str, Measured]
     """By rule, with one worker slowed down."""
     alone: Measured

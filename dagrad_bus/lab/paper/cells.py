@@ -19,8 +19,6 @@ RULES = ("sync-ps", "async-ps", "gossip-dense", "gossip-qsgd", "choco", "gradien
 """All rules, in the order of the tables."""
 PAIR = ("sync-ps", "state")
 """The rules whose accuracies are judged against each other, by more seeds than the tables need."""
-BARRIER = "sync-ps"
-"""The rule whose replicas are equal bit for bit at any speed: where only its accuracy is asked for, it need not be paced."""
 SERVERS = frozenset({"sync-ps", "async-ps"})
 """Rules with a server, worker 0: every worker needs a link to it."""
 DENSE = frozenset({"sync-ps", "async-ps", "gossip-dense"})
@@ -30,7 +28,7 @@ SLEEP = 0.2
 """Seconds that the straggler sleeps each step."""
 EVALUATIONS = 5
 """Evaluations of a run, at least; a speed is taken between the first and the last of them."""
-STRAGGLER_STEPS = 25
+STRAGGLER_STEPS = 20
 """Steps of a run with a straggler, at most."""
 ALONE_STEPS = 60
 """Steps of the run of one worker alone, at most: only its speed is looked at."""
@@ -204,7 +202,7 @@ class Request:
             lr=lr,
             seed=seed,
             steps=min(self.steps, {"straggler": STRAGGLER_STEPS, "alone": ALONE_STEPS}.get(purpose, self.steps)),
-            pace=0.0 if purpose == "pair" and rule == BARRIER else self.pace,
+            pace=self.pace,
             density=self.density,
             shards=self.shards,
             schedule=find_workload(self.workload).schedule,

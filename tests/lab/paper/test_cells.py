@@ -18,7 +18,7 @@ def request_() -> Request:
 
 def test_a_request_takes_what_is_missing_from_its_workload() -> None:
     filled = Request().filled()
-    assert (filled.model, filled.steps, filled.pace, filled.rules) == ("mlp", 150, 0.06, RULES)
+    assert (filled.model, filled.steps, filled.pace, filled.rules) == ("mlp", 150, 0.05, RULES)
     assert filled.rates == (0.02, 0.05, 0.1, 0.2, 0.4)
     assert (filled.seeds, filled.tune_seeds) == ((0, 1, 2), (0, 1, 2))
     assert Request(steps=7, pace=0.0, rates=(0.3,), tune_seeds=(5,)).filled().pace == 0.0
@@ -121,7 +121,6 @@ def test_the_judged_pair_has_further_seeds_and_they_come_last() -> None:
     assert [(cell.purpose, cell.rule, cell.seed, cell.lr) for cell in cells[-4:]] == [
         ("pair", "sync-ps", 5, 0.2), ("pair", "state", 5, 0.05), ("pair", "sync-ps", 6, 0.2), ("pair", "state", 6, 0.05),
     ]  # fmt: skip
-    assert [cell.pace for cell in cells[-2:]] == [0.0, request.pace]  # a barrier's replicas do not depend on the speed
 
 
 def test_one_rule_of_the_pair_alone_has_no_further_seeds() -> None:
