@@ -292,7 +292,7 @@ def _decode_ranges(data: memoryview, count: int, total: int) -> NDArray[np.int64
     ends = starts + counts
     _require(bool((starts[1:] > ends[:-1]).all()) and int(ends[-1]) <= total, "order of the ranges", int(ends[-1]))
     if ranges == 1:  # a part of a dense vector: large, and often waited for
-        return np.arange(starts[0], ends[0])
+        return np.arange(int(starts[0]), int(ends[0]), dtype=np.int64)
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(count)
 
