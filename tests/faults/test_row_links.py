@@ -100,9 +100,12 @@ def test_what_is_replayed_is_accepted_nowhere(proxied: Herd, row: RowReport) -> 
     proxy.ask("reset", route=route, peer=peer)
     proxied.until("connected anew", lambda: proxy.ask("counts", route=route, peer=peer)["connections"], 5)
     proxied.await_linked(10)
+
     # links may still count as up, so the peer's new connection need not have said whose it is: nothing is slipped in until then
-    tail = {"route": route, "peer": peer, "messages": old[-30:]}
-    proxied.until("slipped into the new connection", lambda: proxy.ask("replay", **tail)["matching"] == 1, 10)
+    def slip_in() -> bool:
+        return bool(proxy.ask("replay", route=route, peer=peer, messages=old[-30:])["matching"] == 1)
+
+    proxied.until("slipped into the new connection", slip_in, 10)
     time.sleep(1)
     row.felt("frames late", late_frames(proxied) - late)
     hold_promises(proxied, row)
