@@ -356,8 +356,12 @@ def _end(status: int, shared: frozenset[str]) -> NoReturn:
         del sys.modules[name]
     gc.collect()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # None, gone, or closed by the program
+        try:
             stream.flush()
+        except (AttributeError, ValueError):  # None, or closed by the program
+            pass
+        except OSError:  # what was printed is lost: Python's own code for that
+            status = 120
     ctypes.CDLL(None).fflush(None)
     os._exit(status & 0xFF)
 
