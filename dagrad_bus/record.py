@@ -50,13 +50,14 @@ class Recorder:
         self._snapshot = snapshot
         self._progress = progress
         self._waiting: deque[dict[str, object]] = deque(maxlen=WAITING)
-        self._lost = 0
+        self._crowded_out = 0  # lines that found no room
+        self._unwritten = 0  # lines the disk did not take
         self._started = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="dagrad-record")
 
     def _put(self, line: dict[str, object]) -> None:
         if self._path is not None:
-            self._lost += len(self._waiting) == WAITING
+            self._crowded_out += len(self._waiting) == WAITING
             self._waiting.append(line)
 
     def start(self, layout: Layout) -> None:
@@ -89,7 +90,7 @@ class Recorder:
 
     def _state(self, event: str, **more: object) -> None:
         step, rate = self._progress()
-        numbers: dict[str, object] = {"lines_lost": self._lost}
+        numbers: dict[str, object] = {"lines_lost": self._crowded_out + self._unwritten}
         for part, values in self._snapshot().items():
             numbers[part] = {k: _plain(v) if isinstance(v, float) else v for k, v in values.items()}
         self._put({"event": event, "time": time.time(), "step": step, "rate": round(rate, 4), **more, **numbers})
@@ -109,17 +110,21 @@ class Recorder:
         self._writer.shutdown()
 
     async def _write(self) -> None:
-        if self._path is None:
-            return
-        lines: list[dict[str, object]] = []
-        while self._waiting:
-            lines.append(self._waiting.popleft())
+        if self._path is not None:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self._write_waiting, self._path)
+
+    def _write_waiting(self, path: Path) -> None:
+        """Append what waits, on the recorder's thread.
+
+        The lines are taken here and not by the loop: a write that is cancelled before its turn has taken none.
+        """
+        lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
         try:
-            await asyncio.get_running_loop().run_in_executor(self._writer, _append, self._path, lines)
+            _append(path, lines)
         except OSError as error:  # a full disk costs the record, not the training
-            if not self._lost:
-                get_logger(worker=self._settings.name).warning("record_lost", file=self._path, why=error.strerror)
-            self._lost += len(lines)
+            if not self._unwritten:
+                get_logger(worker=self._settings.name).warning("record_lost", file=path, why=error.strerror)
+            self._unwritten += len(lines)
 
 
 def _plain(number: float) -> float | None:

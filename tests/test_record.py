@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,22 @@ async def test_progress_is_written_while_it_runs(tmp_path: Path, until: Until) -
     await kept.end("closed")
     found = lines(tmp_path)
     assert (found[1]["event"], found[1]["step"], found[1]["rate"]) == ("progress", 12, 3.5)
+
+
+@pytest.mark.asyncio
+async def test_a_write_that_is_cancelled_before_its_turn_loses_no_line(tmp_path: Path) -> None:
+    kept = recorder(tmp_path)
+    turn = threading.Event()
+    kept._writer.submit(turn.wait)  # the disk is busy
+    kept.start(LAYOUT)
+    keep = asyncio.create_task(kept.keep())
+    await asyncio.sleep(0)  # its write waits for its turn
+    keep.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await keep
+    turn.set()
+    await kept.end("closed")
+    assert [line["event"] for line in lines(tmp_path)] == ["start", "progress", "end"]
 
 
 @pytest.mark.asyncio
