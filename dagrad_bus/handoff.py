@@ -32,7 +32,6 @@ from dagrad_bus.doorbell import Inbox
 from dagrad_bus.errors import BusClosed, BusError, StartError, UsageError
 from dagrad_bus.events import Outgoing, View
 from dagrad_bus.ids import NodeId, Step
-from dagrad_bus.mailbox import coalesce
 from dagrad_bus.metrics import Metrics
 from dagrad_bus.record import Recorder
 from dagrad_bus.rendezvous import Rendezvous
@@ -142,17 +141,12 @@ class BusThread:
     # The training thread's side --------------------------------------------------------------------------------
 
     def view(self) -> View:
-        """Swap out what arrived, and read the links' state. Never blocks.
-
-        Newer frames of a link have taken the blocks they share with its older ones.
-        """
+        """Swap out what arrived, and read the links' state. Never blocks."""
         self._check()
         bus, seen = self._bus, self._bus.outlook
         arrivals = bus.mailbox.take()
         if arrivals:
             self._inbox.put(bus.drained)
-            arrivals, superseded = coalesce(arrivals)
-            self.metrics.count("blocks_coalesced", superseded)
         # The loop has not looked at these yet: their state is that of before.
         busy = {peer for links in self._in_hand.copy() for peer in links}
         states = tuple(replace(s, ready=s.ready and s.peer not in busy) for s in seen.states) if busy else seen.states

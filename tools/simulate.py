@@ -85,10 +85,13 @@ class WordsCommand(click.Command):
 @click.option("--report", type=click.Choice(["val", "test"]), default="test", show_default=True,
               help="With --train: the part that accuracy is of.")  # fmt: skip
 @click.option(
-    "--calibrate", "calibrates", is_flag=True, help="Measure this machine: real runs of 8 workers, 20 s each."
+    "--calibrate", "calibrates", is_flag=True, help="Measure this machine: real runs of 8 workers, 25 s each."
 )
 @click.option(
-    "--against", multiple=True, metavar="SETTING ...", help="With --calibrate: the runs to foretell.  [density=0.04]"
+    "--against",
+    multiple=True,
+    metavar="SETTING ...",
+    help="With --calibrate: the runs to foretell.  [density=0.04 rule=sync-ps]",
 )
 @click.option("--runs", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR",
               help="With --calibrate: read DIR/0, DIR/1 ..., as an earlier one left them, and make no run.")  # fmt: skip
@@ -108,7 +111,7 @@ def simulate(train: bool, calibrates: bool, **options: Any) -> None:
 
     \b
     dagrad simulate --train --rules state --workers 32     # real models, accuracy included; minutes
-    dagrad simulate --calibrate --calibration mine.json    # two real runs: fit one, foretell the other
+    dagrad simulate --calibrate --calibration mine.json    # four real runs: fit two, foretell the others
     dagrad simulate --calibration mine.json --profile digits
 
     How to read it: a rule that never waits keeps every worker busy whatever it sends, so its efficiency is near 100 %

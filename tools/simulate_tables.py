@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -121,9 +122,10 @@ def sources_table(question: Question) -> Table:
 def calibration_table(calibration: Calibration) -> RenderableType:
     """Return what was fitted, and every run measured and foretold."""
     costs = calibration.costs
+    bandwidth = "" if math.isinf(costs.bandwidth) else f", {1e9 / costs.bandwidth:.2f} ms a MB"
     fitted = (
         f"fitted: {1000 * costs.compute:.2f} ms computing (sigma {costs.spread:.2f}), {1000 * costs.exchange:.2f} ms "
-        f"an exchange, {1000 * costs.latency:.2f} ms a flight; {calibration.setup.workers} workers, steps of "
+        f"an exchange, {1000 * costs.latency:.2f} ms a flight{bandwidth}; {calibration.setup.workers} workers, steps of "
         f"{1000 * calibration.setup.pace:g} ms and more"
     )
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))

@@ -22,9 +22,10 @@ from dagrad_bus.attach.port import Port
 from dagrad_bus.blocks import Layout, Stripe, frame_budget
 from dagrad_bus.book import Book
 from dagrad_bus.checksum import crc32c
-from dagrad_bus.codec import Value, fits_f16, from_wire, to_wire
+from dagrad_bus.codec import Value, fits_f16, to_wire
 from dagrad_bus.events import NO_NEWS, Arrival, LinkState, MemberEvent, Outcome, Outgoing, Selection, View
 from dagrad_bus.ids import JobId, NodeId, Step
+from dagrad_bus.mailbox import coalesce
 from dagrad_bus.mixing import AgeTracker, StepClock, Version, arrival_age, discount, version_weight
 from dagrad_bus.peers import Explorer, make_choice
 from dagrad_bus.settings import ExchangeSettings
@@ -80,6 +81,8 @@ class Exchange:
 
     spared: frozenset[NodeId] = frozenset()
     """Peers that :meth:`plan` leaves alone: their link is wanted for something else."""
+    coalesces: bool = True
+    """Whether newer values of a link take the place of older ones that still wait; False where every frame wants its answer."""
     settled: bool = True
     """False for a moment, while it is not known yet whether this worker comes so late that its replica will be replaced."""
     ready: frozenset[NodeId] = frozenset()
@@ -193,6 +196,9 @@ class Exchange:
     def _swap_out(self) -> tuple[View, list[Arrival], list[float]]:
         """Read the port; return the view, the frames of it that the rule takes, and their ages in steps."""
         view = self._port.view()
+        arrived, superseded = coalesce(view.arrivals) if self.coalesces else (view.arrivals, 0)
+        self.metrics.count("blocks_coalesced", superseded)
+        view = replace(view, arrivals=arrived)
         self.links = tuple(sorted(view.links, key=lambda link: link.peer))
         self._book.sync(view.links)
         self._hear(view)
@@ -323,13 +329,6 @@ class Exchange:
             bits: NDArray[np.generic] = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy()
             return value, bits.view(np.uint16), None
         return value, *to_wire(values, value)
-
-    def as_shared(self, values: Rows, wire: Wire) -> Rows:
-        """Return what counts as shared: the values, or with int8 what the receivers decode."""
-        value, coded, scales = wire
-        if value is not Value.INT8:
-            return values
-        return np.asarray(from_wire(coded, scales, value), np.float32)
 
     def ship(self, plan: Plan, indices: Indices, wire: Wire, kind: Kind, step: int) -> bool:
         """Hand a frame over and enter it into the book; False where the bus had no room.

@@ -85,6 +85,7 @@ class PairRule:
         layout = replica.layout
         self._replica = replica
         self._exchange = exchange
+        exchange.coalesces = False  # a question that a newer one took the place of would never be answered
         self._rng = np.random.default_rng([exchange.settings.seed, crc32c(who.encode())])
         self._everything = np.arange(layout.blocks, dtype=np.int64)
         self._intakes = {kind: DenseIntake(layout.blocks, layout.block) for kind in (Kind.STATE, Kind.GRADIENT)}

@@ -16,12 +16,12 @@ from dagrad_bus.affinity import compare
 from dagrad_bus.attach.blend import Blender
 from dagrad_bus.attach.change import OwnChange
 from dagrad_bus.attach.chooser import Chooser
-from dagrad_bus.attach.exchange import Exchange
+from dagrad_bus.attach.exchange import Exchange, Rows, Wire
 from dagrad_bus.attach.kernels import gather, gather_finite, scatter
 from dagrad_bus.attach.plan import Indices, Plan, Turn
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.blocks import gather_blocks
-from dagrad_bus.codec import Value
+from dagrad_bus.codec import Value, from_wire
 from dagrad_bus.mixing import Version, raise_integers
 from dagrad_bus.wire import Kind
 
@@ -146,7 +146,7 @@ class StateRule:
             return
         values = gather(self._replica.flat, self._block, indices)
         wire = self._exchange.to_wire(values, exactly=exactly)
-        scatter(self._anchor, self._block, indices, self._exchange.as_shared(values, wire))
+        scatter(self._anchor, self._block, indices, as_shared(values, wire))
         self._exchange.ship(plan, indices, wire, Kind.STATE, step)
 
     def _publish_integers(self, plan: Plan, step: int) -> None:
@@ -154,3 +154,11 @@ class StateRule:
         rows = np.arange(layout.integer_blocks, dtype=np.int64)
         values = gather_blocks(self._replica.integers(), rows, layout.block)
         self._exchange.ship(plan, rows + layout.blocks, (Value.I64, values, None), Kind.STATE, step)
+
+
+def as_shared(values: Rows, wire: Wire) -> Rows:
+    """Return what counts as shared of values that went out as ``wire``: themselves, or with int8 what receivers decode."""
+    value, coded, scales = wire
+    if value is not Value.INT8:
+        return values
+    return np.asarray(from_wire(coded, scales, value), np.float32)

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ from dagrad_bus.faults.lines import Answer, Line, ProcessGone
 from dagrad_bus.faults.versions import Replica
 from dagrad_bus.handoff import BusThread, loop_factory
 from dagrad_bus.ids import NodeId, derive_node_id
+from dagrad_bus.mailbox import coalesce
 from dagrad_bus.settings import BeatSettings, ExchangeSettings, LinkSettings, Settings, TransportSettings
 from dagrad_bus.topology.live import TopologySpec
 
@@ -128,7 +130,10 @@ class Trainer:
 
     def _read(self) -> None:
         before = time.perf_counter()
-        self.view = view = self.bus.view()
+        view = self.bus.view()
+        arrivals, superseded = coalesce(view.arrivals)
+        self.bus.metrics.count("blocks_coalesced", superseded)
+        self.view = view = replace(view, arrivals=arrivals)
         self.swaps.append(time.perf_counter() - before)
         now = time.monotonic()
         for event in view.events:
@@ -223,9 +228,13 @@ class Trainer:
         return {"pid": pid}
 
     def order_limit(self, name: str, spare: int) -> Answer:
-        """Set the soft limit of ``NOFILE`` or ``AS`` so that ``spare`` more descriptors or bytes can be had."""
+        """Set the soft limit of ``NOFILE`` or ``DATA`` so that ``spare`` more descriptors or bytes can be had.
+
+        ``DATA`` is memory that can be written to. ``AS`` would count 64 MiB and more of mere addresses that the C library
+        sets aside for each thread that allocates for the first time.
+        """
         kind = cast(int, getattr(resource, f"RLIMIT_{name}"))
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        size = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
         soft = spare + (max(map(int, os.listdir("/proc/self/fd"))) + 1 if name == "NOFILE" else size)
         resource.setrlimit(kind, (soft, resource.getrlimit(kind)[1]))
         return {"limit": soft, "open": len(os.listdir("/proc/self/fd"))}

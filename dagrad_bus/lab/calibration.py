@@ -1,4 +1,4 @@
-"""A calibration: the costs fitted to one real run, the machine they hold for, and how well they foretold other runs.
+"""A calibration: the costs fitted to two real runs, the machine they hold for, and how well they foretold other runs.
 
 It is a JSON file. One is shipped with the package; ``dagrad simulate --calibrate`` makes another. Every prediction of the
 simulator is shown with the errors of the calibration it rests on: they are those of :attr:`Calibration.checks`, runs that
@@ -20,12 +20,14 @@ from typing import Any
 
 from dagrad_bus.errors import UsageError
 from dagrad_bus.lab.costs import Costs
-from dagrad_bus.lab.fitting import Measured, Observed, Setup, errors, fit, predict, run
+from dagrad_bus.lab.fitting import Measured, Observed, Setup, errors, fit, fit_bytes, predict, run
 from dagrad_bus.lab.profiles import Profile
 
 SCHEMA = "dagrad.calibration/1"
 SHIPPED = "calibration.json"
-AGAINST = ("density=0.04",)
+LARGE = "rule=gossip-dense"
+"""Setting of the second run that is fitted: its frames hold the whole model, and their ages say how long bytes take."""
+AGAINST = ("density=0.04", "rule=sync-ps")
 """Settings of the runs that are foretold, unless others are asked for."""
 BATCH = 32
 """Samples of a worker in a step of the digits program."""
@@ -163,7 +165,7 @@ def save_calibration(calibration: Calibration, file: Path) -> None:
 def calibrate(
     setup: Setup, against: Sequence[str], folder: Path, tell: Tell = lambda line: None, make: Run = run
 ) -> Calibration:
-    """Fit one run, with the default settings, and foretell others.
+    """Fit two runs, one with the default settings and one with large frames, and foretell others.
 
     Args:
         setup: what all runs have in common.
@@ -178,15 +180,19 @@ def calibrate(
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     if load > BUSY and make is run:
         tell(f"this machine is busy (load {load:.1f} a core): the numbers will be those of a busy machine")
-    tell(f"1 of {1 + len(against)}: the run that is fitted")
+    count = 2 + len(against)
+    tell(f"1 of {count}: the default settings, to be fitted")
     first = make(setup, "", folder / "0")
-    costs = fit(setup, "", first)
+    tell(f"2 of {count}: {LARGE}, to be fitted")
+    large = make(setup, LARGE, folder / "1")
+    costs = fit_bytes(setup, LARGE, fit(setup, "", first), large)
     checks = [
-        Check(setting="", fitted=True, measured=first.seen, predicted=predict(setup, "", costs, first.parameters))
+        Check(setting=setting, fitted=True, measured=run.seen, predicted=predict(setup, setting, costs, run.parameters))
+        for setting, run in (("", first), (LARGE, large))
     ]
-    for number, setting in enumerate(against, 1):
+    for number, setting in enumerate(against, 2):
         foretold = predict(setup, setting, costs, first.parameters)  # before the run
-        tell(f"{number + 1} of {1 + len(against)}: {setting}")
+        tell(f"{number + 1} of {count}: {setting}")
         checks.append(
             Check(
                 setting=setting, fitted=False, measured=make(setup, setting, folder / str(number)).seen,

@@ -1,13 +1,13 @@
-"""One real run, its numbers, and the cost model that explains them; then what that model says of another run.
+"""Real runs, their numbers, and the cost model that explains two of them; then what that model says of others.
 
-The run is the digits program on this machine, its steps padded to a stated time so that its processes fit the cores, and
+A run is the digits program on this machine, its steps padded to a stated time so that its processes fit the cores, and
 each worker a little slower than the one before: at equal rates the moments at which workers meet would be those that
 chance gave at the start, and a median age that of a few dozen draws. Numbers are those of the second half, without the
 evaluations at its two ends.
 
-Fitted are the compute time (median and spread), the exchange's share of a step, and the flight time, by the ages: on
-loopback a frame's flight is waking a thread on a busy core. Bytes take no time there. Rates and bytes are predicted, not
-fitted.
+Fitted are, to a run of small frames, the compute time (median and spread), the exchange's share of a step, and the flight
+time, by the ages: on loopback a frame's flight is waking a thread on a busy core; and, to a run of large ones, the bandwidth,
+by the ages again: there it is copying, sums and system calls. Rates and bytes are predicted, not fitted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -25,7 +25,7 @@ from typing import Any
 
 from dagrad_bus.errors import UsageError
 from dagrad_bus.lab.costs import Costs
-from dagrad_bus.lab.parcels import SERVED
+from dagrad_bus.lab.parcels import SERVED, usual_codec
 from dagrad_bus.lab.scenario import Scenario
 from dagrad_bus.lab.timing import simulate
 from dagrad_bus.metrics import histogram_median, sum_bins
@@ -36,6 +36,8 @@ PROGRAM = "dagrad_bus.workers.digits"
 LIMIT = 120.0
 """Seconds that a run may take beyond its steps."""
 LEAST_LATENCY = 1e-5
+LEAST_BYTE, MOST_BYTE = 1e-11, 1e-7
+"""Seconds a byte takes: bounds of what is sought."""
 SEEDS = 3
 """Predictions are means over so many."""
 HALVINGS = 10
@@ -103,6 +105,7 @@ def command(setup: Setup, setting: str, folder: Path) -> list[str]:
     launcher = [sys.executable, "-m", "dagrad_bus.tools.cli", "run", "-n", str(setup.workers), "--dir", str(folder)]
     options = ["--progress", "none", "--no-figures", "--on-failure", "abort"]
     options += [f"--{part.partition('=')[0].strip()}={part.partition('=')[2]}" for part in setting.split(",") if part]
+    options.append(f"--codec={usual_codec(exchange.rule)}")
     if exchange.rule in SERVED:
         options.append("--topology=complete")
     program = ["-m", PROGRAM, "--steps", str(setup.steps), "--pace", str(setup.pace), "--log-steps", "--no-finals"]
@@ -203,15 +206,32 @@ def fit(setup: Setup, setting: str, measured: Measured) -> Costs:
         compute=computing, spread=min(spread, 1.0), slowdown=setup.slowdown, exchange=measured.exchange,
         bandwidth=math.inf, latency=LEAST_LATENCY,
     )  # fmt: skip
-    wanted = measured.seen.median_age
+
+    def age(latency: float) -> float | None:
+        return predict(setup, setting, replace(costs, latency=latency), measured.parameters).median_age
+
+    return replace(costs, latency=_sought(age, measured.seen.median_age, LEAST_LATENCY, setup.pace))
+
+
+def fit_bytes(setup: Setup, setting: str, costs: Costs, measured: Measured) -> Costs:
+    """Return the costs with the time that bytes take, by the ages of a run of large frames; the rest is left alone."""
+
+    def age(byte: float) -> float | None:
+        return predict(setup, setting, replace(costs, bandwidth=1 / byte), measured.parameters).median_age
+
+    byte = _sought(age, measured.seen.median_age, LEAST_BYTE, MOST_BYTE)
+    return replace(costs, bandwidth=math.inf if byte == LEAST_BYTE else 1 / byte)
+
+
+def _sought(age: Callable[[float], float | None], wanted: float | None, low: float, high: float) -> float:
+    """Return the seconds with which ages are as wanted: between two bounds, the lower one where nothing is wanted."""
     if wanted is None:
-        return costs
-    low, high = LEAST_LATENCY, setup.pace
+        return low
     for _ in range(HALVINGS):
         middle = math.sqrt(low * high)
-        said = predict(setup, setting, replace(costs, latency=middle), measured.parameters).median_age
+        said = age(middle)
         low, high = (middle, high) if said is not None and said < wanted else (low, middle)
-    return replace(costs, latency=low)
+    return low
 
 
 def predict(setup: Setup, setting: str, costs: Costs, parameters: int) -> Observed:

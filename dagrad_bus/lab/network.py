@@ -2,8 +2,7 @@
 
 What the training thread may notice is the production bus's: frames of a link arrive in order; a link has credit for a
 window of frames (``LinkSettings``), less where the receiver has not taken what waits; receipts come back a flight after
-the arrival; newer frames take the blocks they share with older ones that still wait (``mailbox.coalesce``); bytes are
-those of the real encoding plus the real headers. Not simulated here: loss and membership (``dagrad_bus.sim`` does that).
+the arrival; bytes are those of the real encoding plus the real headers. Not simulated here: loss and membership (``dagrad_bus.sim`` does that).
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from dagrad_bus.events import Arrival, LinkState, Outcome, Outgoing, PeerNews, S
 from dagrad_bus.ids import NodeId, Step
 from dagrad_bus.lab.costs import Costs
 from dagrad_bus.lab.virtual import VirtualTime
-from dagrad_bus.mailbox import coalesce
 from dagrad_bus.messages import CHUNK, StateRej, StateReq
 from dagrad_bus.metrics import Metrics
 from dagrad_bus.settings import LinkSettings
@@ -141,8 +139,7 @@ class VirtualPort:
 
     def view(self) -> View:
         """Swap out what waits and read the links."""
-        arrivals, superseded = coalesce(self._waiting)
-        self.metrics.count("blocks_coalesced", superseded)
+        arrivals = tuple(self._waiting)
         self.boundary_bytes += sum(arrival.size for arrival in self._waiting)
         self._held.clear()
         self._waiting = []

@@ -52,7 +52,7 @@ class Question:
         """Return how many steps show how a rule settles: some exchanges, where those of large vectors take long."""
         wanted = 2 * LEAST_STEPS
         if rule in {"gossip-dense", "async-ps"}:
-            parcels = parcels_of(rule, self.profile.parameters, self.exchange, "auto", LinkSettings().max_frame)
+            parcels = parcels_of(rule, self.profile.parameters, self.exchange, max_frame=LinkSettings().max_frame)
             served = 2 * (workers - 1) if rule == "async-ps" else 2
             cycle = 3 * parcels.parts + served * parcels.total / wire.bandwidth / self.profile.compute
             wanted = max(wanted, min(MOST_STEPS, round(CYCLES * cycle)))

@@ -32,7 +32,8 @@ class Scenario:
     """``rule`` above counts; the one in here does not."""
     degree: int = 4
     link: LinkSettings = field(default_factory=LinkSettings)
-    codec: str = "auto"
+    codec: str = ""
+    """Compression of frames; empty: as the laboratory's runs of the rule have it."""
     beat: float = 1.0
     """Seconds between two heartbeats."""
     pace: float = 0.0

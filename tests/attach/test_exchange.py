@@ -66,28 +66,13 @@ def test_the_weight_of_a_version_falls_with_its_age(connected: Ports) -> None:
     exchange = exchange_of(port, tau=2.0, w0=0.5)
     exchange.tick()
     exchange.tick()  # 100 steps a second
-    selection = Selection(np.array([1]), np.ones((1, 8), np.float32))
-    for transit in (0.0, 0.39):
+    for block, transit in ((1, 0.0), (2, 0.39)):
+        selection = Selection(np.array([block]), np.ones((1, 8), np.float32))
         moment = port.now + 0.01
         port.waiting.append(Arrival(NodeId(peer.me), Kind.STATE, Value.F32, selection, Step(1), 1.0, transit, moment))
     young, old = exchange.receive()
     assert young.weight == pytest.approx(1.0)
     assert old.weight == pytest.approx(2.0 / 39.0, rel=0.05)
-
-
-def test_int8_counts_as_shared_what_the_receiver_decodes(connected: Ports) -> None:
-    exchange = exchange_of(connected(2)[0], wire="int8")
-    values = np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 8)
-    shared = exchange.as_shared(values, exchange.to_wire(values))
-    assert not np.array_equal(shared, values)
-    np.testing.assert_allclose(shared, values, atol=1 / 127)
-
-
-@pytest.mark.parametrize("wire", ["f32", "f16", "bf16"])
-def test_other_wire_types_share_the_values_themselves(connected: Ports, wire: str) -> None:
-    exchange = exchange_of(connected(2)[0], wire=wire)
-    values = np.full((1, 8), 0.1, np.float32)
-    assert exchange.as_shared(values, exchange.to_wire(values)) is values
 
 
 def test_bf16_is_rounded_as_the_codec_rounds(connected: Ports) -> None:
@@ -182,6 +167,24 @@ def test_dense_frames_are_taken_as_they_are_and_posted_outside_the_book(connecte
     assert exchange.metrics.snapshot()["gauges"]["blocks_owed"] == 0
     port.accepts = False
     assert exchange.post((one.me,), np.array([4]), rows[:1], Kind.STATE, 8) is None
+
+
+def test_newer_values_of_a_link_take_the_place_of_older_ones_where_the_rule_wants_that(connected: Ports) -> None:
+    port, one = connected(2)
+    exchange = exchange_of(port)
+
+    def taken() -> list[tuple[int, list[int]]]:
+        port.waiting = [
+            Arrival(one.me, Kind.STATE, Value.F32, Selection(np.array(blocks), np.ones((2, 8), np.float32)), Step(step), 1.0,
+                    0.0, 0.0)
+            for step, blocks in ((5, [1, 2]), (6, [2, 3]))
+        ]  # fmt: skip
+        return [(arrival.step, arrival.selection.indices.tolist()) for arrival in exchange.take().arrivals]
+
+    assert taken() == [(5, [1]), (6, [2, 3])]
+    assert port.metrics["blocks_coalesced"] == 1
+    exchange.coalesces = False
+    assert taken() == [(5, [1, 2]), (6, [2, 3])]
 
 
 def test_who_waits_asks_its_owner_first_and_time_passes(connected: Ports) -> None:

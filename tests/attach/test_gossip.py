@@ -153,6 +153,19 @@ def test_two_that_ask_each_other_at_once_take_the_questions_as_answers(connected
     assert {frame.kind for frame in (*one.port.published, *other.port.published)} == {Kind.STATE}
 
 
+def test_a_question_that_waits_beside_an_older_one_is_answered_too(connected: Ports) -> None:
+    one, other = (Worker(port, torch.full((9,), 8.0 * at)) for at, port in enumerate(connected(2)))
+    one.turn()
+    other.withhold()
+    other.turn()  # both have asked
+    one.turn()  # takes that for its answer, and asks again; the other one, slower, finds both of its questions
+    assert [frame.kind for frame in one.port.published] == [Kind.STATE] * 2
+    drain([other, one])
+    assert torch.equal(one.values, torch.full((9,), 4.0)) and torch.equal(other.values, torch.full((9,), 4.0))
+    assert (one.counter("averagings"), other.counter("averagings")) == (2, 1)
+    assert one.rule._question is None and other.rule._question is None
+
+
 def test_a_large_model_is_cut_into_frames(connected: Ports) -> None:
     workers = [Worker(port, torch.full((40000,), 8.0 * at), 65536) for at, port in enumerate(connected(2))]
     for _ in range(12):

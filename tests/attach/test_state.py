@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from dagrad_bus.attach.attachment import Attachment, attach
-from dagrad_bus.codec import Value
+from dagrad_bus.attach.state import as_shared
+from dagrad_bus.codec import Value, to_wire
 from dagrad_bus.events import PeerNews
 from dagrad_bus.ids import Step
 from dagrad_bus.settings import ExchangeSettings, Settings
@@ -237,3 +238,16 @@ def test_what_mixing_moves_is_no_own_change(connected: Ports) -> None:
         for _, optimizer in made:
             optimizer.step()  # at rate 0
     assert ports[0].sketches and not any(sketch for _, sketch in ports[0].sketches)
+
+
+def test_int8_counts_as_shared_what_the_receiver_decodes() -> None:
+    values = np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, 8)
+    shared = as_shared(values, (Value.INT8, *to_wire(values, Value.INT8)))
+    assert not np.array_equal(shared, values)
+    np.testing.assert_allclose(shared, values, atol=1 / 127)
+
+
+@pytest.mark.parametrize("value", [Value.F32, Value.F16, Value.BF16])
+def test_other_wire_types_share_the_values_themselves(value: Value) -> None:
+    values = np.full((1, 8), 0.1, np.float32)
+    assert as_shared(values, (value, *to_wire(values, value))) is values

@@ -27,7 +27,7 @@ def test_caps_hold_where_memory_is_short(herd_of: HerdOf, row: RowReport) -> Non
     size = {"blocks": 16384, "frame": 12000, "stripe": 64}  # frames of 0.75 MiB
     with herd_of(4, change={"link": link}, replica=size, pace=0.1) as herd:
         base = herd["w1"].ask("state")["rss"]
-        herd["w1"].ask("limit", name="AS", spare=256 * MIB)
+        herd["w1"].ask("limit", name="DATA", spare=256 * MIB)
         row.inject("w1 may have 256 MiB more, and takes nothing out of its mailbox")
         herd["w1"].ask("set", reading=False)
         others = [name for name in herd.names if name != "w1"]

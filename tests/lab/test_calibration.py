@@ -75,11 +75,11 @@ def test_a_run_is_foretold_before_it_is_made(tmp_path: Path) -> None:
         )  # fmt: skip
 
     found = calibrate(setup, ("density=0.04", "interval=2"), tmp_path, told.append, make)
-    assert made == [" 0", "density=0.04 1", "interval=2 2"]
-    assert len(told) == 3
-    assert [check.fitted for check in found.checks] == [True, False, False]
+    assert made == [" 0", "rule=gossip-dense 1", "density=0.04 2", "interval=2 3"]
+    assert len(told) == 4
+    assert [check.fitted for check in found.checks] == [True, True, False, False]
     assert found.checks[0].predicted.median_age == pytest.approx(0.6, rel=0.05)
-    assert found.checks[2].predicted.bytes_per_step < found.checks[0].predicted.bytes_per_step
+    assert found.checks[3].predicted.bytes_per_step < found.checks[0].predicted.bytes_per_step
     assert found.command == "dagrad simulate --calibrate --against density=0.04 --against interval=2"
 
 

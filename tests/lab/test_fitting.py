@@ -19,6 +19,7 @@ from dagrad_bus.lab.fitting import (
     command,
     errors,
     fit,
+    fit_bytes,
     observe,
     parse_setting,
     predict,
@@ -73,7 +74,14 @@ def test_a_run_that_was_not_made_is_refused(tmp_path: Path) -> None:
 def test_a_setting_is_parsed_and_put_on_the_command_line(tmp_path: Path) -> None:
     assert parse_setting("density=0.04,interval=2").interval == 2
     words = command(Setup(), "rule=sync-ps,density=0.04", tmp_path)
-    assert {"--rule=sync-ps", "--density=0.04", "--topology=complete", "--log-steps", "local.7:0.014"} <= set(words)
+    assert {
+        "--rule=sync-ps",
+        "--codec=raw",
+        "--density=0.04",
+        "--topology=complete",
+        "--log-steps",
+        "local.7:0.014",
+    } <= set(words)
     for wrong in ("density", "=2", "nonsense=1", "density=2"):
         with pytest.raises(UsageError):
             parse_setting(wrong)
@@ -93,6 +101,24 @@ def test_a_fit_finds_the_flight_time_that_made_the_ages(latency: float) -> None:
     assert found.spread == pytest.approx(0.2, rel=0.05)
     said = predict(setup, "", found, MODEL)
     assert said.median_age == pytest.approx(seen.median_age, rel=0.02)
+
+
+@pytest.mark.parametrize("bandwidth", [2e8, 2e7])
+def test_a_fit_finds_the_bandwidth_that_made_the_ages(bandwidth: float) -> None:
+    setup, large = Setup(workers=8, steps=160), "rule=gossip-dense"
+    made = Costs(compute=0.004, exchange=0.006, latency=0.004, bandwidth=bandwidth, slowdown=setup.slowdown)
+    measured = Measured(
+        seen=predict(setup, large, made, 301_066), parameters=301_066, step=0.01, step_p99=0.01, exchange=0.006
+    )
+    found = fit_bytes(setup, large, replace(made, bandwidth=math.inf), measured)
+    assert found.bandwidth == pytest.approx(bandwidth, rel=0.1)
+    assert replace(found, bandwidth=0.5) == replace(made, bandwidth=0.5)
+
+
+def test_a_run_without_ages_says_nothing_of_bytes() -> None:
+    seen = Observed(rate=10.0, bytes_per_step=0.0, median_age=None)
+    measured = Measured(seen=seen, parameters=MODEL, step=0.01, step_p99=0.01, exchange=0.0)
+    assert math.isinf(fit_bytes(SETUP, "rule=local", Costs(), measured).bandwidth)
 
 
 def test_a_run_without_ages_leaves_the_flight_time_alone() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from dagrad_bus.errors import UsageError
 from dagrad_bus.lab.paper.workloads import Workload, find_workload
+from dagrad_bus.lab.parcels import DENSE, usual_codec
 from dagrad_bus.settings import ExchangeSettings, RuleName
 
 Purpose = Literal["tune", "measure", "pair", "straggler", "alone"]
@@ -21,9 +22,6 @@ PAIR = ("sync-ps", "state")
 """The rules whose accuracies are judged against each other, by more seeds than the tables need."""
 SERVERS = frozenset({"sync-ps", "async-ps"})
 """Rules with a server, worker 0: every worker needs a link to it."""
-DENSE = frozenset({"sync-ps", "async-ps", "gossip-dense"})
-"""Rules whose frames are dense float32. They are sent raw unless a codec is asked for: compressing them, to four fifths,
-takes longer than loopback does, and the step of a barrier waits for it."""
 SLEEP = 0.2
 """Seconds that the straggler sleeps each step."""
 EVALUATIONS = 5
@@ -80,7 +78,7 @@ class Cell:
 
     def environment(self) -> dict[str, str]:
         """Return the further settings as variables."""
-        settings = {"codec": "raw", **self.extra} if self.rule in DENSE else self.extra
+        settings = {"codec": usual_codec(self.rule), **self.extra} if self.rule in DENSE else self.extra
         return {f"DAGRAD_{name.upper().replace('-', '_')}": value for name, value in settings.items()}
 
     def program(self) -> list[str]:
