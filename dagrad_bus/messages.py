@@ -504,7 +504,7 @@ class LinkReport:
     """Payload."""
     bytes_received: int
     rtt_us: int = 0
-    """Smoothed round trip; 0: none measured."""
+    """Smoothed round trip; 0: none measured, or shorter than the loop's clock can tell."""
     delay_ms: int = 0
     """From reading the values at the peer to taking the frame here, smoothed."""
     heard_ms: int = NEVER_HEARD
