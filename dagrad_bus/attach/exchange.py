@@ -82,7 +82,7 @@ class Exchange:
     spared: frozenset[NodeId] = frozenset()
     """Peers that :meth:`plan` leaves alone: their link is wanted for something else."""
     coalesces: bool = True
-    """Whether newer values of a link take the place of older ones that still wait; False where every frame wants its answer."""
+    """Whether newer values of a link take the place of older ones that wait; False where each frame is owed an answer."""
     settled: bool = True
     """False for a moment, while it is not known yet whether this worker comes so late that its replica will be replaced."""
     ready: frozenset[NodeId] = frozenset()

@@ -187,8 +187,8 @@ def calibrate(
     large = make(setup, LARGE, folder / "1")
     costs = fit_bytes(setup, LARGE, fit(setup, "", first), large)
     checks = [
-        Check(setting=setting, fitted=True, measured=run.seen, predicted=predict(setup, setting, costs, run.parameters))
-        for setting, run in (("", first), (LARGE, large))
+        Check(setting=setting, fitted=True, measured=one.seen, predicted=predict(setup, setting, costs, one.parameters))
+        for setting, one in (("", first), (LARGE, large))
     ]
     for number, setting in enumerate(against, 2):
         foretold = predict(setup, setting, costs, first.parameters)  # before the run

@@ -210,7 +210,7 @@ def fit(setup: Setup, setting: str, measured: Measured) -> Costs:
     def age(latency: float) -> float | None:
         return predict(setup, setting, replace(costs, latency=latency), measured.parameters).median_age
 
-    return replace(costs, latency=_sought(age, measured.seen.median_age, LEAST_LATENCY, setup.pace))
+    return replace(costs, latency=_bisect(age, measured.seen.median_age, LEAST_LATENCY, setup.pace))
 
 
 def fit_bytes(setup: Setup, setting: str, costs: Costs, measured: Measured) -> Costs:
@@ -219,11 +219,11 @@ def fit_bytes(setup: Setup, setting: str, costs: Costs, measured: Measured) -> C
     def age(byte: float) -> float | None:
         return predict(setup, setting, replace(costs, bandwidth=1 / byte), measured.parameters).median_age
 
-    byte = _sought(age, measured.seen.median_age, LEAST_BYTE, MOST_BYTE)
+    byte = _bisect(age, measured.seen.median_age, LEAST_BYTE, MOST_BYTE)
     return replace(costs, bandwidth=math.inf if byte == LEAST_BYTE else 1 / byte)
 
 
-def _sought(age: Callable[[float], float | None], wanted: float | None, low: float, high: float) -> float:
+def _bisect(age: Callable[[float], float | None], wanted: float | None, low: float, high: float) -> float:
     """Return the seconds with which ages are as wanted: between two bounds, the lower one where nothing is wanted."""
     if wanted is None:
         return low

@@ -2,7 +2,8 @@
 
 What the training thread may notice is the production bus's: frames of a link arrive in order; a link has credit for a
 window of frames (``LinkSettings``), less where the receiver has not taken what waits; receipts come back a flight after
-the arrival; bytes are those of the real encoding plus the real headers. Not simulated here: loss and membership (``dagrad_bus.sim`` does that).
+the arrival; bytes are those of the real encoding plus the real headers. Not simulated here: loss and membership
+(``dagrad_bus.sim`` does that).
 """
 
 from __future__ import annotations

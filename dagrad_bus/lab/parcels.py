@@ -20,7 +20,7 @@ Simulated = RuleName | Literal["all-reduce"]
 SPARSE: frozenset[str] = frozenset({"state", "gradient", "choco"})
 """Rules whose frame is a share of the model."""
 SERVED: frozenset[str] = frozenset({"sync-ps", "async-ps"})
-"""Rules with a server."""
+"""Rules with a server, worker 0: every worker needs a link to it."""
 DENSE: frozenset[str] = frozenset({"sync-ps", "async-ps", "gossip-dense"})
 """Rules whose frames are dense float32. The laboratory sends them raw unless a codec is asked for: compressing them, to four
 fifths, takes longer than loopback does, and the step of a barrier waits for it."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from dagrad_bus.errors import UsageError
 from dagrad_bus.lab.paper.workloads import Workload, find_workload
-from dagrad_bus.lab.parcels import DENSE, usual_codec
+from dagrad_bus.lab.parcels import SERVED, usual_codec
 from dagrad_bus.settings import ExchangeSettings, RuleName
 
 Purpose = Literal["tune", "measure", "pair", "straggler", "alone"]
@@ -20,8 +20,6 @@ RULES = ("sync-ps", "async-ps", "gossip-dense", "gossip-qsgd", "choco", "gradien
 """All rules, in the order of the tables."""
 PAIR = ("sync-ps", "state")
 """The rules whose accuracies are judged against each other, by more seeds than the tables need."""
-SERVERS = frozenset({"sync-ps", "async-ps"})
-"""Rules with a server, worker 0: every worker needs a link to it."""
 SLEEP = 0.2
 """Seconds that the straggler sleeps each step."""
 EVALUATIONS = 5
@@ -74,11 +72,11 @@ class Cell:
     @property
     def graph(self) -> str | None:
         """Return the graph that the rule needs; None: that of the settings."""
-        return "complete" if self.rule in SERVERS else None
+        return "complete" if self.rule in SERVED else None
 
     def environment(self) -> dict[str, str]:
         """Return the further settings as variables."""
-        settings = {"codec": usual_codec(self.rule), **self.extra} if self.rule in DENSE else self.extra
+        settings = {"codec": usual_codec(self.rule), **self.extra}
         return {f"DAGRAD_{name.upper().replace('-', '_')}": value for name, value in settings.items()}
 
     def program(self) -> list[str]:

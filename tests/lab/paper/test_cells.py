@@ -65,7 +65,7 @@ def test_a_measured_run_is_launched_with_the_seed_and_the_rate(request_: Request
     assert program[:2] == ["-m", "dagrad_bus.workers.digits"]
     assert program[program.index("--lr") + 1] == "0.1"
     assert "--report" not in program and "--sleep" not in program
-    assert cell.environment() == {"DAGRAD_AGE_POWER": "0"}
+    assert cell.environment() == {"DAGRAD_AGE_POWER": "0", "DAGRAD_CODEC": "auto"}
 
 
 def test_dense_rules_are_not_compressed_unless_a_codec_is_asked_for(request_: Request) -> None:

@@ -149,7 +149,10 @@ def test_the_environment_holds_no_settings_but_the_cell_s(cell: Cell, monkeypatc
     monkeypatch.setenv("DAGRAD_W0", "0.1")
     monkeypatch.setenv("SOME_PATH", "here")
     found = environment(replace(cell, extra={"wire": "f16"}))
-    assert {name: value for name, value in found.items() if name.startswith("DAGRAD_")} == {"DAGRAD_WIRE": "f16"}
+    assert {name: value for name, value in found.items() if name.startswith("DAGRAD_")} == {
+        "DAGRAD_CODEC": "auto",
+        "DAGRAD_WIRE": "f16",
+    }
     assert (found["SOME_PATH"], found["OMP_NUM_THREADS"]) == ("here", "1")
 
 
