@@ -75,6 +75,8 @@ class Line:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
+            if not line.endswith(b"\n"):
+                return  # a cut has cut it off
             report = parse_report(line)
             with self._came:
                 if isinstance(report, Chunk) and self.sink is not None:
@@ -102,6 +104,13 @@ class Line:
 
     def text(self, file: str) -> str:
         return "".join(chunk.data for chunk in self.of(Chunk) if chunk.file == file)
+
+    def leave(self) -> Sink:
+        """Take no more files, as a launcher that has died; return the copies for the next one to go on with."""
+        with self._came:
+            assert self.sink is not None
+            sink, self.sink = self.sink, None
+        return sink
 
     def finish(self) -> int:
         self.say(Finish())
@@ -364,9 +373,9 @@ print("the end")
     seen = max(report.n for report in first.reports if isinstance(report, Started | Located))
     for _ in range(2):  # the first line ends with the launcher, the second relay is cut off
         second = place.open()
-        second.sink = first.sink
         second.until(Hello)
-        second.say(Attach(run=RUN, host="h", seen=seen, sizes=first.sink.sizes()))
+        second.sink = relays[-1].leave()
+        second.say(Attach(run=RUN, host="h", seen=seen, sizes=second.sink.sizes()))
         assert second.until(Hello, 2).pid == first.process.pid
         second.until(Ready)
         relays.append(second)
