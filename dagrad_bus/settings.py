@@ -19,6 +19,8 @@ from dagrad_bus.errors import SettingsError
 RuleName = Literal[
     "state", "gradient", "local", "sync-ps", "async-ps", "gossip-dense", "gossip-qsgd", "choco"
 ]  # fmt: skip
+SERVED: frozenset[RuleName] = frozenset({"sync-ps", "async-ps"})
+"""Rules with a server: they need a graph that joins it with everybody."""
 WireType = Literal["f32", "f16", "bf16", "int8"]
 ChoiceName = Literal["random", "complementary", "similar"]
 Codec = Literal["auto", "raw", "zlib", "blosc2"]

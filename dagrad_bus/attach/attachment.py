@@ -25,7 +25,7 @@ from dagrad_bus.attach.hooks import StepHooks, bare_optimizers
 from dagrad_bus.attach.port import Port, Silent
 from dagrad_bus.attach.replica import Replica
 from dagrad_bus.attach.role import role_of
-from dagrad_bus.attach.rules import KINDS, LOCKSTEP, ON_GRADIENTS, SERVED, SUMMED, Rule, block_of, make_rule, restore
+from dagrad_bus.attach.rules import KINDS, LOCKSTEP, ON_GRADIENTS, SUMMED, Rule, block_of, make_rule, restore
 from dagrad_bus.attach.sampling import Sampler
 from dagrad_bus.attach.store import open_rendezvous
 from dagrad_bus.attach.transfer import Transfer
@@ -33,7 +33,7 @@ from dagrad_bus.blocks import Layout
 from dagrad_bus.checksum import crc32c
 from dagrad_bus.errors import BusClosed, BusError, UsageError
 from dagrad_bus.events import MemberEvent
-from dagrad_bus.settings import Settings, from_environment
+from dagrad_bus.settings import SERVED, Settings, from_environment
 from dagrad_bus.topology.live import TopologySpec
 
 _log = logging.getLogger("dagrad_bus")

@@ -30,7 +30,7 @@ from dagrad_bus.attach.state import StateRule
 from dagrad_bus.attach.sync_ps import SyncServerRule
 from dagrad_bus.blocks import LARGE_BLOCK
 from dagrad_bus.errors import UsageError
-from dagrad_bus.settings import ExchangeSettings, RuleName
+from dagrad_bus.settings import SERVED, ExchangeSettings, RuleName
 from dagrad_bus.wire import Kind
 
 
@@ -112,8 +112,6 @@ KINDS: dict[RuleName, frozenset[Kind]] = {
 """The kinds of frames each rule mixes."""
 ON_GRADIENTS: frozenset[RuleName] = frozenset({"gradient", "sync-ps"})
 """Rules that replace the gradients inside ``optimizer.step()``: they need exactly one optimizer."""
-SERVED: frozenset[RuleName] = frozenset({"sync-ps", "async-ps"})
-"""Rules with a server: they need a :class:`~dagrad_bus.attach.role.Role`, and a graph that joins it with everybody."""
 LOCKSTEP: frozenset[RuleName] = frozenset({"sync-ps"})
 """Rules whose replicas are equal at each step. No state is transferred: what is copied while the others go on belongs to
 several steps, and would never be equal to theirs again."""

@@ -23,17 +23,16 @@ from dagrad_bus.errors import UsageError
 from dagrad_bus.ids import NodeId, derive_node_id
 from dagrad_bus.lab.costs import Costs
 from dagrad_bus.lab.network import ALL_CODECS, BEAT_RATE, VirtualNet, VirtualPort
+from dagrad_bus.lab.parcels import usual_codec
 from dagrad_bus.lab.task import Task, load_task
 from dagrad_bus.lab.virtual import VirtualTime
 from dagrad_bus.metrics import histogram_median, sum_bins
-from dagrad_bus.settings import ExchangeSettings, GraphName, LinkSettings, Settings
+from dagrad_bus.settings import SERVED, ExchangeSettings, GraphName, LinkSettings, Settings
 from dagrad_bus.topology.live import TopologySpec, adjacency
 from dagrad_bus.workers.problem import Report, ScheduleName, rate_share
 from dagrad_bus.workers.shards import Batches, Kind, partition
 
 RUN = "lab"
-NEEDS_ALL = frozenset({"sync-ps", "async-ps"})
-"""Rules with a server: every worker needs a link to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +71,8 @@ class Experiment:
     linger: float = 5.0
     """Virtual seconds for which a worker that has done its steps goes on mixing until the others are done, at most."""
     compress: bool = True
-    """Whether frames are compressed as on a loopback run; False saves time and counts raw bytes."""
+    """Whether frames are compressed as in the laboratory's runs, where those of dense rules are not; False saves time and
+    counts raw bytes."""
     probes: int = 0
     """Steps of worker 0 between two looks at the distance of all replicas; 0: only at the end."""
 
@@ -204,7 +204,7 @@ class _Lab:
     def __init__(self, experiment: Experiment, task: Task) -> None:
         self.experiment, self.task = experiment, task
         self.exchange = replace(experiment.exchange, seed=experiment.seed)
-        self.graph: GraphName = experiment.topology or ("complete" if self.exchange.rule in NEEDS_ALL else "hash-rings")
+        self.graph: GraphName = experiment.topology or ("complete" if self.exchange.rule in SERVED else "hash-rings")
         self.time = VirtualTime(experiment.seed)
         self.names = tuple(f"local.{index}" for index in range(experiment.workers))
         nodes = [derive_node_id(RUN, name) for name in self.names]
@@ -212,7 +212,8 @@ class _Lab:
         self.parts = partition(
             labels, experiment.workers, experiment.shards, alpha=experiment.alpha, seed=experiment.seed
         )
-        codecs: frozenset[Codec] = ALL_CODECS if experiment.compress else frozenset()
+        compressed = experiment.compress and usual_codec(self.exchange.rule) != "raw"
+        codecs: frozenset[Codec] = ALL_CODECS if compressed else frozenset()
         self.net = VirtualNet(self.time, experiment.costs, experiment.seed, experiment.link, codecs)
         near = adjacency(nodes, TopologySpec(kind=self.graph, degree=experiment.degree))
         self.workers = [

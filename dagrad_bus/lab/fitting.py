@@ -25,11 +25,11 @@ from typing import Any
 
 from dagrad_bus.errors import UsageError
 from dagrad_bus.lab.costs import Costs
-from dagrad_bus.lab.parcels import SERVED, usual_codec
+from dagrad_bus.lab.parcels import usual_codec
 from dagrad_bus.lab.scenario import Scenario
 from dagrad_bus.lab.timing import simulate
 from dagrad_bus.metrics import histogram_median, sum_bins
-from dagrad_bus.settings import PREFIX, ExchangeSettings, from_environment
+from dagrad_bus.settings import PREFIX, SERVED, ExchangeSettings, from_environment
 from dagrad_bus.workers.launch.journal import Record, read_record
 
 PROGRAM = "dagrad_bus.workers.digits"

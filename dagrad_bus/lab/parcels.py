@@ -19,9 +19,7 @@ Simulated = RuleName | Literal["all-reduce"]
 """Every rule, and a reference that is none: synchronous SGD with a ring all-reduce, as other systems do it."""
 SPARSE: frozenset[str] = frozenset({"state", "gradient", "choco"})
 """Rules whose frame is a share of the model."""
-SERVED: frozenset[str] = frozenset({"sync-ps", "async-ps"})
-"""Rules with a server, worker 0: every worker needs a link to it."""
-DENSE: frozenset[str] = frozenset({"sync-ps", "async-ps", "gossip-dense"})
+DENSE_F32: frozenset[str] = frozenset({"sync-ps", "async-ps", "gossip-dense"})
 """Rules whose frames are dense float32. The laboratory sends them raw unless a codec is asked for: compressing them, to four
 fifths, takes longer than loopback does, and the step of a barrier waits for it."""
 WAITING: frozenset[str] = frozenset({"sync-ps", "all-reduce"})
@@ -45,7 +43,7 @@ class Parcels:
 
 def usual_codec(rule: str) -> str:
     """Return the codec that the laboratory's runs of a rule take, unless one is asked for."""
-    return "raw" if rule in DENSE else "auto"
+    return "raw" if rule in DENSE_F32 else "auto"
 
 
 @lru_cache(maxsize=256)

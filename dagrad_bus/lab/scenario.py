@@ -11,9 +11,9 @@ import numpy as np
 
 from dagrad_bus.errors import UsageError
 from dagrad_bus.lab.costs import Costs
-from dagrad_bus.lab.parcels import SERVED, Simulated
+from dagrad_bus.lab.parcels import Simulated
 from dagrad_bus.metrics import AGE_EDGES
-from dagrad_bus.settings import ExchangeSettings, LinkSettings, RuleName
+from dagrad_bus.settings import SERVED, ExchangeSettings, LinkSettings, RuleName
 
 RULES: tuple[Simulated, ...] = (*get_args(RuleName), "all-reduce")
 """Everything that can be timed."""

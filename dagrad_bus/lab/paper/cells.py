@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 
 from dagrad_bus.errors import UsageError
 from dagrad_bus.lab.paper.workloads import Workload, find_workload
-from dagrad_bus.lab.parcels import SERVED, usual_codec
-from dagrad_bus.settings import ExchangeSettings, RuleName
+from dagrad_bus.lab.parcels import usual_codec
+from dagrad_bus.settings import SERVED, ExchangeSettings, RuleName
 
 Purpose = Literal["tune", "measure", "pair", "straggler", "alone"]
 
