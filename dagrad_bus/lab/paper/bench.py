@@ -10,7 +10,8 @@ from typing import Protocol
 
 from dagrad_bus.lab.paper.cells import Cell, Request
 from dagrad_bus.lab.paper.measuring import Measure, Measured
-from dagrad_bus.lab.paper.tuning import FINALISTS, Tuned, Tuner, best_rates, beyond, conclude
+from dagrad_bus.lab.paper.tuning import FINALISTS, Tuned, Tuner, beyond, conclude
+from dagrad_bus.lab.rates import best_rates
 from dagrad_bus.lab.results import Results
 
 

@@ -14,7 +14,6 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from math import log
 from pathlib import Path
 from statistics import fmean
 from typing import Protocol, cast
@@ -22,6 +21,7 @@ from typing import Protocol, cast
 from dagrad_bus.lab.paper.cells import SETTLE_FACTOR, Cell
 from dagrad_bus.lab.paper.measuring import Measure
 from dagrad_bus.lab.paper.workloads import find_workload
+from dagrad_bus.lab.rates import best_rates
 from dagrad_bus.settings import Settings, from_environment
 from dagrad_bus.workers.problem import ScheduleName
 from dagrad_bus.workers.shards import Kind
@@ -146,16 +146,6 @@ class Tuned:
     """Rate, rising, to validation accuracy, mean over the seeds it was tried with; empty where one rate was given."""
     note: str = ""
     """What a reader should know."""
-
-
-def best_rates(tried: Mapping[float, float]) -> list[float]:
-    """Return the rates by accuracy, the highest first; of equals the one nearest to the middle of the grid first.
-
-    Args:
-        tried: rate to accuracy; not empty.
-    """
-    middle = fmean(log(rate) for rate in tried)
-    return sorted(tried, key=lambda rate: (tried[rate], -abs(log(rate) - middle), -rate), reverse=True)
 
 
 def beyond(tried: Mapping[float, float]) -> float | None:

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Protocol
 
 from dagrad_bus.errors import UsageError
+from dagrad_bus.lab.rates import best_rates
 from dagrad_bus.lab.results import Results
 from dagrad_bus.lab.rivals.environments import Installed
 from dagrad_bus.lab.rivals.handout import Fault, Trial
@@ -207,11 +208,11 @@ def folder_name(trial: Trial) -> str:
 
 
 def best_rate(tried: Mapping[float, float | None]) -> float:
-    """Return the rate of highest accuracy, the smallest of equals; the middle one if none gave any."""
+    """Return the rate of highest accuracy, of equals one in the middle; the middle of all if none gave any."""
     known = {rate: accuracy for rate, accuracy in tried.items() if accuracy is not None}
     if not known:
         return sorted(tried)[len(tried) // 2]
-    return min(known, key=lambda rate: (-known[rate], rate))
+    return best_rates(known)[0]
 
 
 def next_rate(tried: Mapping[float, float | None]) -> float | None:

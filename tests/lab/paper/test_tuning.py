@@ -12,7 +12,6 @@ from dagrad_bus.lab.paper.measuring import Measured
 from dagrad_bus.lab.paper.tuning import (
     ProcessTuner,
     VirtualTuner,
-    best_rates,
     beyond,
     conclude,
     settings_of,
@@ -20,14 +19,6 @@ from dagrad_bus.lab.paper.tuning import (
 )
 
 GRID = (0.05, 0.1, 0.2)
-
-
-def test_the_best_rate_is_that_of_the_highest_accuracy() -> None:
-    assert best_rates({0.05: 0.9, 0.1: 0.8, 0.2: 0.91}) == [0.2, 0.05, 0.1]
-
-
-def test_of_equals_the_rate_in_the_middle_is_taken() -> None:
-    assert best_rates(dict.fromkeys(GRID, 0.9))[0] == 0.1
 
 
 @pytest.mark.parametrize(
