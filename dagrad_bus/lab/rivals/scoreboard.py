@@ -156,9 +156,7 @@ class Scoreboard:
         if len(rates) == 1 or None in tried.values():
             return rates[len(rates) // 2]
         for _ in range(EXTENSIONS):
-            if (beyond := next_rate(tried)) is None:
-                break
-            tried[beyond] = seen(beyond)
+            tried |= {rate: seen(rate) for rate in next_rates(tried)}
         return best_rate(tried)
 
     def _key(self, trial: Trial) -> Mapping[str, object]:
@@ -183,7 +181,7 @@ class Scoreboard:
         return found
 
     def _tune(self, one: Findings, shards: Kind) -> float:
-        """Return the rate of best accuracy; while it is an edge of those tried, a few more beyond it are tried."""
+        """Return the rate of best accuracy; while none is better than an edge, a few more beyond it are tried."""
         rates = self.request.rates
         if len(rates) == 1:
             return rates[0]
@@ -191,10 +189,7 @@ class Scoreboard:
         for rate in rates:
             tried[rate] = self._validate(one, shards, rate)
         for _ in range(EXTENSIONS):
-            beyond = next_rate(tried)
-            if beyond is None:
-                break
-            tried[beyond] = self._validate(one, shards, beyond)
+            tried |= {rate: self._validate(one, shards, rate) for rate in next_rates(tried)}
         return best_rate(tried)
 
     def _validate(self, one: Findings, shards: Kind, rate: float) -> float | None:
@@ -215,11 +210,11 @@ def best_rate(tried: Mapping[float, float | None]) -> float:
     return best_rates(known)[0]
 
 
-def next_rate(tried: Mapping[float, float | None]) -> float | None:
-    """Return a rate beyond the edge that is best, half or twice of it; None if the best is no edge."""
-    if all(accuracy is None for accuracy in tried.values()):
-        return None
-    best, ordered = best_rate(tried), sorted(tried)
-    if best == ordered[0]:
-        return float(f"{best / 2:.3g}")
-    return float(f"{best * 2:.3g}") if best == ordered[-1] else None
+def next_rates(tried: Mapping[float, float | None]) -> list[float]:
+    """Return the rates beyond each edge that no other rate beats: half of the lowest, twice the highest."""
+    known = {rate: accuracy for rate, accuracy in tried.items() if accuracy is not None}
+    if not known:
+        return []
+    best, lowest, highest = max(known.values()), min(tried), max(tried)
+    beyond = {lowest: lowest / 2, highest: highest * 2}
+    return [float(f"{rate:.3g}") for edge, rate in beyond.items() if known.get(edge) == best]

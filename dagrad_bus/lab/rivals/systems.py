@@ -11,7 +11,7 @@ REFERENCE = "local"
 """The system that exchanges nothing: step times and drift are compared with it."""
 OWN = "dagrad"
 RATES = (0.02, 0.05, 0.1)
-"""Learning rates that are tried for every system; while the best is at an edge, up to ``EXTENSIONS`` more beyond it."""
+"""Learning rates that are tried for every system; while none beats an edge, up to ``EXTENSIONS`` more beyond it."""
 EXTENSIONS = 2
 
 

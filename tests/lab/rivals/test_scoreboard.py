@@ -12,7 +12,7 @@ from dagrad_bus.lab.results import Results
 from dagrad_bus.lab.rivals.environments import Installed
 from dagrad_bus.lab.rivals.handout import Trial
 from dagrad_bus.lab.rivals.outcome import Outcome
-from dagrad_bus.lab.rivals.scoreboard import Findings, Request, Scoreboard, best_rate, folder_name, next_rate
+from dagrad_bus.lab.rivals.scoreboard import Findings, Request, Scoreboard, best_rate, folder_name, next_rates
 from dagrad_bus.lab.rivals.systems import System, find_systems
 
 
@@ -134,16 +134,14 @@ def test_one_rate_needs_no_tuning(make_bench: Callable[..., Bench]) -> None:
 @pytest.mark.parametrize(
     ("tried", "best", "beyond"),
     [
-        ({0.02: 0.8, 0.05: 0.9, 0.1: 0.85}, 0.05, None),
-        ({0.02: 0.9, 0.05: 0.9, 0.1: 0.9}, 0.05, None),
-        ({0.05: 0.9, 0.1: 0.9}, 0.05, 0.025),
-        ({0.02: 0.9, 0.05: 0.8, 0.1: 0.7}, 0.02, 0.01),
-        ({0.02: 0.8, 0.05: 0.9, 0.1: 0.95}, 0.1, 0.2),
-        ({0.02: None, 0.05: 0.5, 0.1: None}, 0.05, None),
-        ({0.02: None, 0.05: None, 0.1: None}, 0.05, None),
+        ({0.02: 0.8, 0.05: 0.9, 0.1: 0.85}, 0.05, []),
+        ({0.02: 0.9, 0.05: 0.9, 0.1: 0.9}, 0.05, [0.01, 0.2]),
+        ({0.05: 0.9, 0.1: 0.9}, 0.05, [0.025, 0.2]),
+        ({0.02: 0.9, 0.05: 0.8, 0.1: 0.7}, 0.02, [0.01]),
+        ({0.02: 0.8, 0.05: 0.9, 0.1: 0.95}, 0.1, [0.2]),
+        ({0.02: None, 0.05: 0.5, 0.1: None}, 0.05, []),
+        ({0.02: None, 0.05: None, 0.1: None}, 0.05, []),
     ],
 )
-def test_the_best_rate_and_what_lies_beyond(
-    tried: dict[float, float | None], best: float, beyond: float | None
-) -> None:
-    assert (best_rate(tried), next_rate(tried)) == (best, beyond)
+def test_the_best_rate_and_what_lies_beyond(tried: dict[float, float | None], best: float, beyond: list[float]) -> None:
+    assert (best_rate(tried), next_rates(tried)) == (best, beyond)
