@@ -69,7 +69,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in the stub
 @click.option(
     "--rates",
     type=Numbers(float),
-    help="Learning rates to choose from, for each system.  [0.02 0.05 0.1; 0.05 with --quick]",
+    help="Learning rates to choose from, for each system.  [0.05 0.1 0.2; 0.05 with --quick]",
 )
 @click.option(
     "--pace", type=click.FloatRange(0), default=0.05, show_default=True, help="Seconds that a step computes at least."

@@ -10,7 +10,7 @@ from dagrad_bus.errors import UsageError
 REFERENCE = "local"
 """The system that exchanges nothing: step times and drift are compared with it."""
 OWN = "dagrad"
-RATES = (0.02, 0.05, 0.1)
+RATES = (0.05, 0.1, 0.2)
 """Learning rates that are tried for every system; while none beats an edge, up to ``EXTENSIONS`` more beyond it."""
 EXTENSIONS = 2
 
