@@ -10,8 +10,8 @@ from typing import Protocol
 
 from dagrad_bus.lab.paper.cells import Cell, Request
 from dagrad_bus.lab.paper.measuring import Measure, Measured
-from dagrad_bus.lab.paper.tuning import FINALISTS, Tuned, Tuner, beyond, conclude
-from dagrad_bus.lab.rates import best_rates
+from dagrad_bus.lab.paper.tuning import FINALISTS, Tuned, Tuner, conclude
+from dagrad_bus.lab.rates import best_rates, beyond
 from dagrad_bus.lab.results import Results
 
 
@@ -114,7 +114,7 @@ class Bench:
             return {rule: Tuned(request.rates[0], {}) for rule in request.rules}
         first = request.tune_seeds[:1]
         tried = self._try(dict.fromkeys(request.rules, request.rates), first)
-        further = {rule: (rate,) for rule, found in tried.items() if (rate := beyond(found)) is not None}
+        further = {rule: beyond(found) for rule, found in tried.items()}
         for rule, found in self._try(further, first).items():
             tried[rule] |= found
         finalists = {rule: best_rates(found)[:FINALISTS] for rule, found in tried.items()}

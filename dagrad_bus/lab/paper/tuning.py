@@ -2,7 +2,7 @@
 
 Few validation samples give many equal accuracies: of those the lower loss counts.
 
-A rule whose best rate lies at an edge of the grid gets one rate more beyond that edge, once; the report says where that
+A rule of which no rate beats one at an edge of the grid gets one more beyond that edge, once; the report says where that
 happened, and where even the added rate was the best. All rates are tried with the first seed; with the other seeds only the
 best two of them, between which the mean over all seeds decides.
 """
@@ -148,33 +148,19 @@ class Tuned:
     """What a reader should know."""
 
 
-def beyond(tried: Mapping[float, float]) -> float | None:
-    """Return the rate to try next: one step of the grid beyond the edge at which the best lies, else None.
-
-    Args:
-        tried: rate to accuracy; a step is the ratio of the two rates at that edge.
-    """
-    rates = sorted(tried)
-    best = best_rates(tried)[0]
-    if len(rates) < 2 or best not in {rates[0], rates[-1]}:
-        return None
-    near = rates[1] if best == rates[0] else rates[-2]
-    return float(f"{best * best / near:.3g}")
-
-
 def conclude(grid: Sequence[float], tried: Mapping[float, float], final: Mapping[float, float]) -> Tuned:
     """Return what was found.
 
     Args:
         grid: the declared rates.
-        tried: those and one that may have been added, to validation accuracy with the first seed.
+        tried: those and what was added beyond its edges, to validation accuracy with the first seed.
         final: the finalists, to the mean over all seeds; empty with one seed.
     """
     best, edges = best_rates(final or tried)[0], {min(tried), max(tried)}
     added = sorted(set(tried) - set(grid))
     note = ""
     if added:
-        note = f"best at the edge of the grid: {added[0]:g} tried too"
+        note = f"best at the edge of the grid: {' and '.join(f'{rate:g}' for rate in added)} tried too"
         note += ", and it is the best: a rate still further out might be better" if best in added else ""
     elif len(tried) > 1 and best in edges:
         note = "best at the edge of the grid"

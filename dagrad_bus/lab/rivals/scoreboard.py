@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Protocol
 
 from dagrad_bus.errors import UsageError
-from dagrad_bus.lab.rates import best_rates
+from dagrad_bus.lab.rates import best_rates, beyond
 from dagrad_bus.lab.results import Results
 from dagrad_bus.lab.rivals.environments import Installed
 from dagrad_bus.lab.rivals.handout import Fault, Trial
@@ -152,12 +152,9 @@ class Scoreboard:
             kept = self._at_hand(self.request.tuning(one.system, shards, rate))
             return fmean(kept.accuracies) if kept is not None and kept.accuracies else None
 
-        tried = {rate: seen(rate) for rate in rates}
-        if len(rates) == 1 or None in tried.values():
+        if len(rates) == 1 or None in map(seen, rates):
             return rates[len(rates) // 2]
-        for _ in range(EXTENSIONS):
-            tried |= {rate: seen(rate) for rate in next_rates(tried)}
-        return best_rate(tried)
+        return best_rates(search(rates, seen))[0]
 
     def _key(self, trial: Trial) -> Mapping[str, object]:
         system = next(one for one in self.request.systems if one.name == trial.system)
@@ -185,12 +182,8 @@ class Scoreboard:
         rates = self.request.rates
         if len(rates) == 1:
             return rates[0]
-        tried = one.tried.setdefault(shards, {})
-        for rate in rates:
-            tried[rate] = self._validate(one, shards, rate)
-        for _ in range(EXTENSIONS):
-            tried |= {rate: self._validate(one, shards, rate) for rate in next_rates(tried)}
-        return best_rate(tried)
+        tried = one.tried[shards] = search(rates, lambda rate: self._validate(one, shards, rate))
+        return best_rates(tried)[0]
 
     def _validate(self, one: Findings, shards: Kind, rate: float) -> float | None:
         found = self._outcome(one, self.request.tuning(one.system, shards, rate))
@@ -202,19 +195,9 @@ def folder_name(trial: Trial) -> str:
     return f"{trial.system}-{trial.shards}-{trial.report}-{trial.fault}-lr{trial.lr:g}-seed{trial.seed}"
 
 
-def best_rate(tried: Mapping[float, float | None]) -> float:
-    """Return the rate of highest accuracy, of equals one in the middle; the middle of all if none gave any."""
-    known = {rate: accuracy for rate, accuracy in tried.items() if accuracy is not None}
-    if not known:
-        return sorted(tried)[len(tried) // 2]
-    return best_rates(known)[0]
-
-
-def next_rates(tried: Mapping[float, float | None]) -> list[float]:
-    """Return the rates beyond each edge that no other rate beats: half of the lowest, twice the highest."""
-    known = {rate: accuracy for rate, accuracy in tried.items() if accuracy is not None}
-    if not known:
-        return []
-    best, lowest, highest = max(known.values()), min(tried), max(tried)
-    beyond = {lowest: lowest / 2, highest: highest * 2}
-    return [float(f"{rate:.3g}") for edge, rate in beyond.items() if known.get(edge) == best]
+def search(rates: Sequence[float], ask: Callable[[float], float | None]) -> dict[float, float | None]:
+    """Return the accuracy of each rate, and of those beyond an edge that no rate beats, ``EXTENSIONS`` times at most."""
+    tried = {rate: ask(rate) for rate in rates}
+    for _ in range(EXTENSIONS):
+        tried |= {rate: ask(rate) for rate in beyond(tried)}
+    return tried

@@ -12,24 +12,12 @@ from dagrad_bus.lab.paper.measuring import Measured
 from dagrad_bus.lab.paper.tuning import (
     ProcessTuner,
     VirtualTuner,
-    beyond,
     conclude,
     settings_of,
     train_virtually,
 )
 
 GRID = (0.05, 0.1, 0.2)
-
-
-@pytest.mark.parametrize(
-    ("accuracies", "further"), [((0.9, 0.8, 0.7), 0.025), ((0.7, 0.8, 0.9), 0.4), ((0.7, 0.9, 0.8), None)]
-)
-def test_a_best_rate_at_an_edge_asks_for_one_beyond_it(accuracies: tuple[float, ...], further: float | None) -> None:
-    assert beyond(dict(zip(GRID, accuracies, strict=True))) == further
-
-
-def test_one_rate_has_no_edge() -> None:
-    assert beyond({0.1: 0.9}) is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from dagrad_bus.lab.results import Results
 from dagrad_bus.lab.rivals.environments import Installed
 from dagrad_bus.lab.rivals.handout import Trial
 from dagrad_bus.lab.rivals.outcome import Outcome
-from dagrad_bus.lab.rivals.scoreboard import Findings, Request, Scoreboard, best_rate, folder_name, next_rates
+from dagrad_bus.lab.rivals.scoreboard import Findings, Request, Scoreboard, folder_name, search
 from dagrad_bus.lab.rivals.systems import System, find_systems
 
 
@@ -131,17 +131,15 @@ def test_one_rate_needs_no_tuning(make_bench: Callable[..., Bench]) -> None:
     assert not [trial for trial in bench.heard.fresh if trial.report == "val"]
 
 
-@pytest.mark.parametrize(
-    ("tried", "best", "beyond"),
-    [
-        ({0.02: 0.8, 0.05: 0.9, 0.1: 0.85}, 0.05, []),
-        ({0.02: 0.9, 0.05: 0.9, 0.1: 0.9}, 0.05, [0.01, 0.2]),
-        ({0.05: 0.9, 0.1: 0.9}, 0.05, [0.025, 0.2]),
-        ({0.02: 0.9, 0.05: 0.8, 0.1: 0.7}, 0.02, [0.01]),
-        ({0.02: 0.8, 0.05: 0.9, 0.1: 0.95}, 0.1, [0.2]),
-        ({0.02: None, 0.05: 0.5, 0.1: None}, 0.05, []),
-        ({0.02: None, 0.05: None, 0.1: None}, 0.05, []),
-    ],
-)
-def test_the_best_rate_and_what_lies_beyond(tried: dict[float, float | None], best: float, beyond: list[float]) -> None:
-    assert (best_rate(tried), next_rates(tried)) == (best, beyond)
+def test_a_search_goes_beyond_its_edges_a_few_times_and_asks_for_each_rate_once() -> None:
+    asked: list[float] = []
+
+    def ask(rate: float) -> float:
+        asked.append(rate)
+        return 0.9
+
+    assert list(search((0.05, 0.1), ask)) == asked == [0.05, 0.1, 0.025, 0.2, 0.0125, 0.4]
+
+
+def test_where_no_run_gave_an_accuracy_nothing_further_is_tried() -> None:
+    assert search((0.05, 0.1), lambda _: None) == {0.05: None, 0.1: None}
